@@ -1,0 +1,50 @@
+"""Where the output goes, and what must not be there."""
+
+import os
+from pathlib import Path
+
+from ckptool.errors import UsageError
+from ckptool.output import exists
+from ckptool.source import File
+from ckptool.tensor import Plan
+from ckptool.text import escape
+
+ENDING = ".safetensors"
+PT = ".pt"
+
+
+def default_name(source: Path, suffix: str = "-converted") -> str:
+    """The source's stem with `.safetensors`; `suffix` is added where that would be the source itself."""
+    name = source.resolve().name if source.name in ("", ".", "..") else source.name
+    if name.endswith(".index.json"):
+        name = name.removesuffix(".index.json")
+    stem = name if source.is_dir() else name.rpartition(".")[0] or name
+    if not source.is_dir() and stem + ENDING == source.name:
+        stem += suffix
+    return stem + ENDING
+
+
+def destination_of(source: Path, given: Path | None) -> Path:
+    """DST as given, inside it when it is a folder, or beside the source."""
+    if given is not None and given.is_dir():
+        return given / default_name(source, suffix="")
+    return given if given is not None else source.resolve().with_name(default_name(source)) if source.is_dir() else source.with_name(default_name(source))
+
+
+def check_destination(path: Path, plan: Plan, force: bool) -> None:
+    """Raises UsageError when `path` is a source, exists without `force`, or has no folder to be in."""
+    label = escape(str(path), 1000)
+    if path.suffix not in (ENDING, PT):
+        raise UsageError(f"{label}: the output is safetensors, but the name does not end in {ENDING}", f"end the name in {ENDING}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{label}: its folder does not exist", "make the folder first")
+    if not os.path.lexists(path):
+        return
+    if path.exists():
+        status = path.stat()
+        if any(isinstance(r.source, File) and r.source.identity == (status.st_dev, status.st_ino) for r in plan.sources):
+            raise UsageError(f"{label}: the destination is the source", "give another name: the source is never touched")
+    if not force:
+        raise exists(path)
+    if path.is_dir():
+        raise UsageError(f"{label}: is a folder", "give the name of a file")

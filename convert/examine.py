@@ -1,0 +1,116 @@
+"""Run the pickles of a file and keep, for each, its value and all that it referred to."""
+
+from dataclasses import dataclass
+
+from ckptool.convert import numpy_names, torch_names
+from ckptool.convert.machine import Limits, Machine, Names
+from ckptool.convert.opcodes import HANDLERS
+from ckptool.convert.stream import Stream
+from ckptool.convert.values import Call, Ref, Storage, StorageType, Unusable, Value
+from ckptool.errors import CkptoolError
+from ckptool.source import Record
+
+MAX_DEPTH = 2
+"""A plain pickle of a tensor holds a torch file in its bytes; nothing holds another in that."""
+
+
+@dataclass(slots=True, eq=False)
+class Pickle:
+    """One pickle that was interpreted, as far as it went."""
+
+    entry: str
+    index: int
+    value: Value
+    calls: list[Call]
+    refs: list[Ref]
+    end: int
+    """Offset after STOP."""
+    error: CkptoolError | None = None
+
+    def result(self) -> Value:
+        """The value. Raises what stopped the machine."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class Reader:
+    """Interprets the pickles of one container; storages that they name are checked against each other."""
+
+    def __init__(self, prefix: str = "", depth: int = 0) -> None:
+        self.prefix = prefix
+        self.storages: dict[str, Storage] = {}
+        self.pickles: list[Pickle] = []
+        self.depth = depth
+        self.names = Names(
+            {
+                **torch_names.FUNCTIONS,
+                **numpy_names.FUNCTIONS,
+                ("torch.storage", "_load_from_bytes"): self.load_from_bytes,
+            },
+            {**torch_names.CLASSES, **numpy_names.CLASSES},
+            torch_names.CONSTANTS,
+            self.persistent,
+        )
+
+    def run(self, record: Record, start: int = 0, entry: str = "", index: int = 0, limits: Limits | None = None) -> Pickle:
+        """Interpret one pickle; an error is kept with what was met before it."""
+        machine = Machine(Stream(record, start), self.names, limits or Limits())
+        value, error = None, None
+        try:
+            value = machine.run(HANDLERS)
+        except CkptoolError as caught:
+            error = caught
+        refs = [ref for ref in machine.refs.values() if not ref.known]
+        done = Pickle(entry, index, value, machine.calls, refs, machine.stream.tell(), error)
+        self.pickles.append(done)
+        return done
+
+    def persistent(self, pid: Value) -> Value:
+        """`("storage", class, key, location, count[, view])` as torch writes it. The location means nothing here."""
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
+            return pid[1]
+        if type(pid) is not tuple or not 5 <= len(pid) <= 6 or pid[0] not in ("storage", b"storage"):
+            return torch_names.damaged("its persistent id is not a storage")
+        _, kind, key, _, count = pid[:5]
+        if type(kind) is not StorageType or type(key) is not str or not torch_names.is_count(count):
+            return torch_names.damaged("its storage has no proper class, key or count")
+        width = torch_names.width_of(kind.dtype) if kind.dtype else 1
+        storage = self.same(Storage(self.prefix + key, kind.dtype, count * width))
+        view = pid[5] if len(pid) == 6 else None
+        return storage if view is None or type(storage) is Unusable else part(storage, view, width)
+
+    def same(self, storage: Storage) -> Storage | Unusable:
+        """One dtype and one length per key: two readings of the same bytes are not both right."""
+        first = self.storages.setdefault(storage.key, storage)
+        names = [s.dtype.name if s.dtype else "bytes" for s in (first, storage)]
+        if names[0] != names[1] or first.nbytes != storage.nbytes:
+            return torch_names.damaged(
+                f"storage {storage.key!r:.60} is {first.nbytes:,} bytes of {names[0]} and {storage.nbytes:,} of {names[1]}"
+            )
+        return first
+
+    def load_from_bytes(self, data: Value = None, *_: Value) -> Value:
+        """`torch.storage._load_from_bytes`: a storage as a legacy torch file inside the pickle."""
+        from ckptool.convert.torch_legacy import read_nested
+
+        record = numpy_names.bytes_of(data)
+        if record is None or self.depth + 1 >= MAX_DEPTH:
+            return torch_names.damaged("its storage is not a torch file")
+        nested = Reader(depth=self.depth + 1)
+        try:
+            return read_nested(nested, record)
+        except CkptoolError as error:
+            return Unusable(f"its storage cannot be read: {error.message}", error.hint)
+        finally:
+            self.pickles.extend(nested.pickles)
+
+
+def part(storage: Storage, view: Value, width: int) -> Storage | Unusable:
+    """A legacy view of a storage: `(key, offset, count)` in elements of the whole."""
+    if type(view) is not tuple or len(view) != 3 or not all(torch_names.is_count(n) for n in view[1:]):
+        return torch_names.damaged("its storage is a view that makes no sense")
+    start, size = view[1] * width, view[2] * width
+    if start + size > storage.nbytes:
+        return torch_names.damaged("its storage is a view that reaches outside the whole")
+    return Storage(storage.key, storage.dtype, size, storage.record, start)

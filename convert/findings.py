@@ -1,0 +1,98 @@
+"""What the pickles of a file refer to and would call, as graded findings."""
+
+from collections.abc import Iterator
+
+from ckptool.convert.contents import Contents
+from ckptool.convert.examine import Pickle
+from ckptool.convert.grades import grade
+from ckptool.convert.render import expression, reference
+from ckptool.convert.values import Call, Ref, Value
+from ckptool.convert.walk import unseen
+from ckptool.tensor import Finding
+from ckptool.text import escape, plural
+
+SEVERITY = {"harmless": "note", "unknown": "warning", "dangerous": "error"}
+RANK = {"harmless": 0, "unknown": 1, "dangerous": 2}
+MAX_FINDINGS = 1000
+"""For each file; what is beyond is counted."""
+
+
+def findings_of(contents: Contents, action: str) -> list[Finding]:
+    """All findings of a file, worst first within each pickle's order of bytes; `action` is what becomes of the calls."""
+    found = list(contents.findings)
+    for pickle in contents.pickles:
+        found += pickle_findings(pickle, action)
+    found.sort(key=lambda f: ("error", "warning", "note").index(f.severity))
+    if len(found) > MAX_FINDINGS:
+        rest = found[MAX_FINDINGS - 1 :]
+        found[MAX_FINDINGS - 1 :] = [Finding("more-findings", rest[0].severity, f"{plural(len(rest), 'more finding')} like these")]
+    return found
+
+
+def pickle_findings(pickle: Pickle, action: str) -> Iterator[Finding]:
+    """Calls in their order, then names that nothing was called with; repeated harmless ones count once."""
+    told: set[str] = set()
+    for call in pickle.calls:
+        level, effect = grade_call(call)
+        name = function_name(call.function)
+        if level == "harmless" and name in told:
+            continue
+        told.add(name)
+        yield Finding(
+            f"{level}-call",
+            SEVERITY[level],
+            message(level, effect, "would be called"),
+            pickle.entry,
+            pickle.index,
+            call.offset,
+            call.opcode,
+            name,
+            expression(call),
+            action,
+        )
+    for ref in pickle.refs:
+        if not ref.used:
+            yield from named_only(pickle, ref, action)
+
+
+def named_only(pickle: Pickle, ref: Ref, action: str) -> Iterator[Finding]:
+    found = grade(ref.module, ref.name)
+    text = message(found.level, found.effect, "is named, not called")
+    name = escape(reference(ref))
+    yield Finding(
+        f"{found.level}-name", SEVERITY[found.level], text, pickle.entry, pickle.index, ref.offset, ref.opcode, name, "", action
+    )
+
+
+def message(level: str, effect: str, what: str) -> str:
+    if level == "harmless":
+        return f"a training object ({effect})"
+    return f"{what}: {effect}" if effect else f"{what}: what it does is not known"
+
+
+def grade_call(call: Call) -> tuple[str, str]:
+    """The worst grade among what is called and what it is called with as functions."""
+    if type(call.function) is Ref:
+        if not call.function.module:
+            return "dangerous", call.function.name
+        found = grade(call.function.module, call.function.name)
+        return found.level, found.effect
+    refs = [value for value in unseen([call.function], set()) if type(value) is Ref and value.module]
+    grades = [grade(ref.module, ref.name) for ref in refs]
+    worst = max(grades, key=lambda g: RANK[g.level], default=None)
+    if worst is None or worst.level == "harmless":
+        return "unknown", ""
+    return worst.level, worst.effect
+
+
+def function_name(function: Value) -> str:
+    return escape(reference(function)) if type(function) is Ref else expression(function, 120)
+
+
+def verdict(findings: list[Finding]) -> str:
+    """clean, harmless, unknown or dangerous: the worst of the findings."""
+    severities = {finding.severity for finding in findings if finding.rule not in ("no-checksums",)}
+    for severity, name in (("error", "dangerous"), ("warning", "unknown"), ("note", "harmless")):
+        if severity in severities:
+            return name
+    return "clean"

@@ -1,0 +1,129 @@
+"""Sharded checkpoints and diffusers folders: many files, one plan."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ckptool.errors import Malformed, Refused, UsageError
+from ckptool.source import File, Record
+from ckptool.tensor import Finding, Plan, Tensor
+from ckptool.text import escape
+
+MAX_INDEX = 1 << 26
+MAX_SHARDS = 10_000
+INDEXES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json", "pytorch_model.bin.index.json")
+# A component of a diffusers folder, in the order of trust: safetensors before pickles, sharded or whole.
+WEIGHTS = (
+    "diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin", "pytorch_model.bin",
+)  # fmt: skip
+
+
+def is_index(path: Path) -> bool:
+    return path.name.endswith(".index.json")
+
+
+def read_json(path: Path) -> Any:
+    """A small JSON file as data. Raises Malformed."""
+    with File.open(path) as source:
+        if source.size > MAX_INDEX:
+            raise Malformed(f"{source.label}: an index of {source.size:,} bytes", "get another copy")
+        data = Record.whole(source).read(0, source.size)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"{source.label}: not JSON: {escape(str(error), 80)}", "get another copy") from error
+
+
+def read_index(path: Path, stack: ExitStack) -> Plan:
+    """The plan of all shards that an index names, each in the index's own folder."""
+    from ckptool.convert.read import read_file
+
+    index = read_json(path)
+    weight_map = index.get("weight_map") if type(index) is dict else None
+    if type(weight_map) is not dict or not weight_map or not all(type(file) is str for file in weight_map.values()):
+        raise Malformed(f"{escape(str(path))}: has no weight_map from tensors to files", "give the *.index.json of a sharded model")
+    plans = [read_file(shard_path(path, file), stack) for file in sorted(set(weight_map.values()))]
+    merged = merge(path, "sharded", [("", plan) for plan in plans])
+    missing = sorted(weight_map.keys() - {tensor.name for tensor in merged.tensors})
+    if missing:
+        raise Malformed(
+            f"{escape(str(path))}: {len(missing):,} tensors of the index are in no shard, such as {escape(missing[0], 80)}",
+            "the shards and the index do not belong together: get them again",
+        )
+    return merged
+
+
+def shard_path(index: Path, file: str) -> Path:
+    """A shard beside its index. Raises Malformed for a name that leads elsewhere."""
+    if "/" in file or "\\" in file or "\0" in file or file in ("", ".", ".."):
+        raise Malformed(f"{escape(str(index))}: names a shard outside its folder: {escape(file, 80)}", "do not trust the index")
+    path = index.parent / file
+    if not path.exists():
+        raise Refused(f"{escape(str(index))}: its shard {escape(file, 80)} is missing", "download all shards into the same folder")
+    return path
+
+
+def merge(path: Path, form: str, parts: list[tuple[str, Plan]]) -> Plan:
+    """One plan of several, each with a prefix for its names."""
+    if len(parts) > MAX_SHARDS:
+        raise Refused(f"{escape(str(path))}: more than {MAX_SHARDS:,} files", "give one model at a time")
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    findings: list[Finding] = []
+    for prefix, plan in parts:
+        for tensor in plan.tensors:
+            name = prefix + tensor.name
+            if name in tensors:
+                raise Malformed(f"{escape(str(path))}: the tensor {escape(name, 80)} is in two files", "keep one of them")
+            tensors[name] = replace(tensor, name=name) if prefix else tensor
+        for key, value in plan.metadata.items():
+            metadata.setdefault(prefix + key if prefix and key != "format" else key, value)
+        label = Path(plan.sources[0].source.label).name
+        findings += [replace(finding, entry=f"{label}/{finding.entry}" if finding.entry else label) for finding in plan.findings]
+    dropped = tuple(replace(d, name=prefix + d.name) for prefix, plan in parts for d in plan.dropped)
+    sources = tuple(record for _, plan in parts for record in plan.sources)
+    return Plan(form, tuple(tensors.values()), dropped, metadata, tuple(findings), sources)
+
+
+def read_folder(folder: Path, stack: ExitStack) -> Plan:
+    """A diffusers folder (`unet.…`, `vae.…`), a sharded model, or a folder with one model in it."""
+    if (folder / "model_index.json").is_file():
+        return read_diffusers(folder, stack)
+    plan = read_weights(folder, stack)
+    if plan is None:
+        raise UsageError(
+            f"{escape(str(folder))}: neither a diffusers folder nor a model in parts", f"give a file, or a folder with one of {', '.join(INDEXES)}"
+        )
+    return plan
+
+
+def read_diffusers(folder: Path, stack: ExitStack) -> Plan:
+    """Each component of the pipeline under its own name."""
+    parts: list[tuple[str, Plan]] = []
+    for component in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        plan = read_weights(component, stack)
+        if plan is not None:
+            parts.append((f"{component.name}.", plan))
+    if not parts:
+        raise Refused(f"{escape(str(folder))}: a diffusers folder without weights", "download its weights too")
+    return merge(folder, "diffusers", parts)
+
+
+def read_weights(folder: Path, stack: ExitStack) -> Plan | None:
+    """The weights of one component, None when there are none."""
+    from ckptool.convert.read import read_file
+
+    for name in INDEXES[:2]:
+        if (folder / name).is_file():
+            return read_index(folder / name, stack)
+    for name in WEIGHTS[:2]:
+        if (folder / name).is_file():
+            return read_file(folder / name, stack)
+    if (folder / INDEXES[2]).is_file():
+        return read_index(folder / INDEXES[2], stack)
+    for name in WEIGHTS[2:]:
+        if (folder / name).is_file():
+            return read_file(folder / name, stack)
+    return None

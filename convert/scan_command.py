@@ -1,0 +1,101 @@
+"""`ckptool scan`: the command."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ckptool.convert.scan import Scan, scan_file, scan_folder
+from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
+from ckptool.hashes import sha256_of
+from ckptool.options import reporting
+from ckptool.report import SCHEMA_VERSION, Report, finding_data, to_json, write_report
+from ckptool.text import escape, plural
+from ckptool.words import SHOWN, finding_line
+
+COLOURS = {"clean": "green", "harmless": "green", "unknown": "yellow", "dangerous": "red", "refused": "red"}
+SEVERITY_COLOURS = {"note": None, "warning": "yellow", "error": "red"}
+
+
+@click.command("scan", short_help="Say what each pickle would import and call, without doing it.")
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--hash", "with_hash", is_flag=True, help="Compute each file's sha256, which reads all of it.")
+@reporting
+def command(
+    sources: tuple[Path, ...], with_hash: bool, as_json: bool, report: Path | None, quiet: bool, verbose: bool, no_progress: bool
+) -> None:
+    """Say what each pickle would import and call, without doing it.
+
+    SRC is a file or a folder, told apart by content. Only directories and pickles are read, never the tensors.
+    Calls are graded harmless (known training objects), unknown, or dangerous (they execute, read, write, connect).
+
+    \b
+    Examples:
+      ckptool scan model.ckpt
+      ckptool scan ~/models --json
+      ckptool scan uploads --report scan.sarif
+
+    Exit codes: 0 clean or harmless, 1 something unknown or dangerous, 3 a file was refused.
+    """
+    reports: list[Report] = []
+    worst = EXIT_OK
+    counts: dict[str, int] = {}
+    for found in scans(sources, hidden=as_json or quiet or no_progress):
+        worst = max(worst, exit_code(found))
+        counts[found.verdict] = counts.get(found.verdict, 0) + 1
+        if as_json or report:
+            reports.append(scan_data(found, with_hash))
+        if not quiet:
+            show(found, verbose, to_stderr=as_json)
+    if not counts:
+        raise UsageError("no checkpoint was found, so nothing was looked at", "give a file, or a folder that holds models")
+    single = len(sources) == 1 and not sources[0].is_dir()
+    if report:
+        write_report(report, reports, single, sources)
+    if as_json:
+        click.echo(to_json(reports, single))
+    if not quiet and sum(counts.values()) > 1:
+        click.echo(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())), err=as_json)
+    sys.exit(worst)
+
+
+def scans(sources: tuple[Path, ...], hidden: bool) -> Iterator[Scan]:
+    for path in sources:
+        if path.is_dir():
+            yield from scan_folder(path)
+        else:
+            yield scan_file(path)
+
+
+def exit_code(found: Scan) -> int:
+    if found.error is not None:
+        return EXIT_REFUSED
+    return EXIT_FINDINGS if found.verdict in ("unknown", "dangerous") else EXIT_OK
+
+
+def scan_data(found: Scan, with_hash: bool) -> Report:
+    data: Report = {
+        "schema_version": SCHEMA_VERSION,
+        "path": found.path,
+        "sha256": sha256_of(Path(found.path)) if with_hash else None,
+        "format": found.format,
+        "verdict": found.verdict,
+        "findings": [finding_data(item) for item in found.findings],
+    }
+    if found.error is not None:
+        data["error"] = {"message": found.error.message, "hint": found.error.hint}
+    return data
+
+
+def show(found: Scan, verbose: bool, to_stderr: bool) -> None:
+    """One line for the file, one for each finding; a refusal is two lines on stderr."""
+    word = click.style(found.verdict, fg=COLOURS[found.verdict], bold=True)
+    click.echo(f"{escape(found.path, 1000)}: {word}{f' ({found.format})' if found.format else ''}", err=to_stderr)
+    limit = None if verbose else SHOWN
+    for finding in found.findings[:limit]:
+        click.echo("  " + click.style(finding_line(finding), fg=SEVERITY_COLOURS[finding.severity]), err=to_stderr)
+    if limit is not None and len(found.findings) > limit:
+        click.echo(f"  … and {plural(len(found.findings) - limit, 'more finding')} (-v shows all)", err=to_stderr)
+    if found.error is not None:
+        click.echo(f"error: {found.error.message}\nhint: {found.error.hint}", err=True)

@@ -1,0 +1,44 @@
+"""The `<stem>.yaml` beside a checkpoint: it says how the model is to be run, so it is carried along."""
+
+import os
+from pathlib import Path
+
+from ckptool.errors import UsageError
+from ckptool.output import Output
+from ckptool.source import File, Record
+from ckptool.text import escape
+from ckptool.tensor import Dropped
+
+MAX_SIZE = 1 << 20
+CODE_TAG = b"!!python"
+"""A YAML loader that is not safe makes objects of these tags."""
+
+
+def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None, Path, Dropped | None]:
+    """The sidecar's bytes (None when there is none to carry), where they go, and why they are left out if they are.
+
+    Raises UsageError when another file stands where it would go.
+    """
+    path, goal = source.with_suffix(".yaml"), target.with_suffix(".yaml")
+    if not source.is_file() or not path.is_file() or same(path, goal):
+        return None, goal, None
+    with File.open(path) as file:
+        if file.size > MAX_SIZE:
+            return None, goal, Dropped(path.name, f"a sidecar of more than {MAX_SIZE:,} bytes")
+        data = Record.whole(file).read(0, file.size)
+    if CODE_TAG in data:
+        return None, goal, Dropped(path.name, "a sidecar whose tags would run code in a careless YAML loader")
+    if goal.exists() and not force:
+        if goal.is_file() and goal.stat().st_size == len(data) and goal.read_bytes() == data:
+            return None, goal, None
+        raise UsageError(f"{escape(str(goal), 1000)}: exists already, and differs from the source's", "--force replaces it")
+    return data, goal, None
+
+
+def same(path: Path, other: Path) -> bool:
+    return path == other or (other.exists() and os.path.samefile(path, other))
+
+
+def carry(data: bytes, goal: Path, force: bool) -> None:
+    with Output(goal, len(data), force) as output:
+        os.write(output.fd, data)

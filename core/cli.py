@@ -1,0 +1,69 @@
+"""The `ckptool` command: subcommands stand in their folders and are loaded when they are called."""
+
+import importlib
+import sys
+
+import click
+
+from ckptool import __version__
+from ckptool.errors import EXIT_INTERRUPTED, EXIT_REFUSED, CkptoolError
+
+# Command -> its module and its one line of help, so that `ckptool --help` loads none of them.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "convert": ("ckptool.convert.command", "Convert a checkpoint to safetensors, disarmed."),
+    "scan": ("ckptool.convert.scan_command", "Say what each pickle would import and call, without doing it."),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ckptool")
+def cli() -> None:
+    """Disarm, slim and prove model checkpoints by streaming their tensors.
+
+    \b
+    Exit codes: 0 done or clean, 1 findings, 2 usage, 3 the input is refused,
+    4 parity not shown, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; every error of ours is two lines and an exit code."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except CkptoolError as error:
+        fail(error.message, error.hint, error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted", "nothing was left behind; run it again when you like", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone: nobody is there to be told
+        sys.exit(EXIT_REFUSED)
+
+
+def fail(message: str, hint: str, code: int) -> None:
+    """Two lines on stderr: what is wrong, what to do."""
+    click.echo(f"error: {message}\nhint: {hint}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

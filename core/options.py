@@ -1,0 +1,50 @@
+"""The options that every transforming or reading command shares, under the same names everywhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+ENDINGS = (".json", ".sarif", ".html", ".md")
+
+
+class ReportPath(click.ParamType):
+    """A file for the report, its form told by the ending."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.suffix not in ENDINGS:
+            self.fail(f"{value!r} does not end in one of {', '.join(ENDINGS)}", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"the folder {str(path.parent)!r} does not exist", param, ctx)
+        return path
+
+
+def reporting(function: F) -> F:
+    """--json, --report, -q, -v and --no-progress."""
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout; words go to stderr."),
+        click.option("--report", type=ReportPath(), metavar="FILE", help="Write the report: .json, .sarif, .html or .md."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Print every tensor and finding, not the first few."),
+        click.option("--no-progress", is_flag=True, help="Show no progress bar on a terminal."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def writing(function: F) -> F:
+    """--dry-run, --force and --fail-on-finding, for commands that write a file."""
+    options = (
+        click.option("--dry-run", is_flag=True, help="Show what would be done and write nothing."),
+        click.option("-f", "--force", is_flag=True, help="Replace a destination that exists."),
+        click.option("--fail-on-finding", is_flag=True, help="Exit 1 when something unknown or dangerous was disarmed."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -1,0 +1,78 @@
+"""Reports: plain data in the stable JSON form, and the files that it is written to."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ckptool.errors import UsageError
+from ckptool.output import Output
+from ckptool.tensor import Dropped, Finding, Plan
+
+SCHEMA_VERSION = 1
+Report = dict[str, Any]
+
+
+def finding_data(finding: Finding) -> Report:
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity,
+        "message": finding.message,
+        "entry": finding.entry,
+        "pickle": finding.pickle,
+        "offset": finding.offset,
+        "opcode": finding.opcode,
+        "reference": finding.reference,
+        "call": finding.call,
+        "action": finding.action,
+    }
+
+
+def dropped_data(dropped: Dropped) -> Report:
+    return {"name": dropped.name, "reason": dropped.reason}
+
+
+def plan_data(source: str, plan: Plan, output: Report | None) -> Report:
+    """The report of a command that turned `source` into `output` by way of `plan`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": source,
+        "format": plan.format,
+        "output": output,
+        "kept": len(plan.tensors),
+        "dropped": [dropped_data(item) for item in plan.dropped],
+        "cast": [],
+        "zeroed": {},
+        "findings": [finding_data(item) for item in plan.findings],
+        "metadata": plan.metadata,
+    }
+
+
+def refusal_data(source: str, message: str, hint: str) -> Report:
+    """The report of a file that was refused."""
+    return {"schema_version": SCHEMA_VERSION, "source": source, "output": None, "error": {"message": message, "hint": hint}}
+
+
+def to_json(reports: list[Report], single: bool) -> str:
+    """One object for one source, a list for several. ASCII, so that no terminal or log is moved by a file's names."""
+    return json.dumps(reports[0] if single and len(reports) == 1 else reports, indent=2)
+
+
+def write_report(path: Path, reports: list[Report], single: bool, sources: Iterable[Path]) -> None:
+    """Write the reports to `path` in the form that its ending names."""
+    if path.exists() and any(source.exists() and os.path.samefile(path, source) for source in sources):
+        raise UsageError(f"{path}: the report would replace the source", "give another name for the report")
+    if path.suffix == ".json":
+        text = to_json(reports, single) + "\n"
+    elif path.suffix == ".sarif":
+        from ckptool.report_sarif import to_sarif
+
+        text = to_sarif(reports)
+    else:
+        from ckptool.report_page import to_html, to_markdown
+
+        text = to_html(reports) if path.suffix == ".html" else to_markdown(reports)
+    data = text.encode("utf-8", "backslashreplace")
+    with Output(path, len(data), force=True) as output:
+        os.write(output.fd, data)

@@ -1,0 +1,96 @@
+"""Reports for people: a Markdown table, and one self-contained HTML page."""
+
+from html import escape
+from typing import Any
+
+Report = dict[str, Any]
+
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; overflow-wrap: anywhere; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; vertical-align: top; }
+td { overflow-wrap: anywhere; } code { font-family: ui-monospace, monospace; font-size: .9em; }
+.badge { border-radius: .3rem; padding: .1rem .5rem; color: #fff; font-size: .85rem; }
+.clean, .harmless, .note { background: #2a7d3f; } .unknown, .warning { background: #9a6700; }
+.dangerous, .error, .refused { background: #b42318; }
+.scroll { overflow-x: auto; }
+"""
+
+
+def status(report: Report) -> str:
+    """One word for a report: a scan's verdict, else the worst that was found."""
+    if report.get("error"):
+        return str(report.get("verdict", "refused"))
+    if "verdict" in report:
+        return str(report["verdict"])
+    severities = {finding["severity"] for finding in report.get("findings", ())}
+    return "dangerous" if "error" in severities else "unknown" if "warning" in severities else "clean"
+
+
+def rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """Severity, what, where and what was done, for each finding."""
+    return [
+        (
+            finding["severity"],
+            f"{finding['call'] or finding['reference']} {finding['message']}".strip(),
+            f"{finding['entry']} byte {finding['offset']:,} {finding['opcode']}".strip(),
+            finding["action"],
+        )
+        for finding in report.get("findings", ())
+    ]
+
+
+def facts(report: Report) -> list[str]:
+    """What was read, written and left out, a line each."""
+    lines = [f"Format: {report['format']}"] if report.get("format") else []
+    if report.get("error"):
+        lines.append(f"Refused: {report['error']['message']} ({report['error']['hint']})")
+    output = report.get("output")
+    if output:
+        lines.append(f"Output: {output['path']} ({output['bytes']:,} bytes, sha256 {output['sha256'] or 'not computed'})")
+        lines.append(f"Tensors kept: {report['kept']:,}")
+    lines += [f"Dropped: {item['name']}: {item['reason']}" for item in report.get("dropped", ())]
+    return lines
+
+
+def to_markdown(reports: list[Report]) -> str:
+    parts = ["# ckptool report\n"]
+    for report in reports:
+        parts.append(f"## {cell(report.get('path') or report.get('source') or '')}: {status(report)}\n")
+        parts += [f"- {cell(line)}" for line in facts(report)]
+        found = rows(report)
+        if found:
+            parts += ["", "| severity | finding | where | action |", "| --- | --- | --- | --- |"]
+            parts += ["| " + " | ".join(cell(text) for text in row) + " |" for row in found]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def cell(text: str) -> str:
+    """Text that stays inside its cell and is no markup, whatever the file holds."""
+    safe = "".join(c if c.isprintable() else " " for c in text)
+    return "".join("\\" + c if c in "\\`*_{}[]<>#|!~&" else c for c in safe)
+
+
+def to_html(reports: list[Report]) -> str:
+    body = "".join(section(report) for report in reports)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>ckptool report</title><style>{STYLE}</style></head><body><h1>ckptool report</h1>{body}</body></html>\n"
+    )
+
+
+def section(report: Report) -> str:
+    word = status(report)
+    title = escape(str(report.get("path") or report.get("source") or ""))
+    lines = "".join(f"<li>{escape(line)}</li>" for line in facts(report))
+    found = "".join(
+        f'<tr><td><span class="badge {escape(severity)}">{escape(severity)}</span></td><td><code>{escape(what)}</code></td>'
+        f"<td>{escape(where)}</td><td>{escape(action)}</td></tr>"
+        for severity, what, where, action in rows(report)
+    )
+    table = f'<div class="scroll"><table><tr><th>severity<th>finding<th>where<th>action</tr>{found}</table></div>' if found else ""
+    return f'<h2>{title} <span class="badge {escape(word)}">{escape(word)}</span></h2><ul>{lines}</ul>{table}'
