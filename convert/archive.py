@@ -3,6 +3,7 @@
 Source: PKWARE APPNOTE 6.3.10; what torch writes: caffe2/serialize/inline_container.cc and miniz.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from struct import Struct, unpack_from
@@ -16,17 +17,21 @@ END64 = Struct("<4sQ2H2I4Q")
 LOCATOR = Struct("<4sIQI")
 CENTRAL = Struct("<4s6H3I5H2I")
 LOCAL = Struct("<4s5H3I2H")
+DESCRIPTOR = Struct("<4s3I")
+DESCRIPTOR64 = Struct("<4sI2Q")
 STORED, DEFLATED = 0, 8
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 ALLOWED_FLAGS = 0x080E
 """Deflate's level bits, the data descriptor and UTF-8 names: nothing encrypted, patched or masked."""
+ODD_PARTS = re.compile(r"//|(?:^|/)\.\.?(?:/|$)")
+"""Parts of a path that are empty, `.` or `..`."""
 MAX_ENTRIES = 2_000_000
 MAX_DIRECTORY = 1 << 28
 WINDOW = 4096
 ODD = "an archive that can be read in two ways is not converted: repack it with torch, or get another copy"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     name: bytes
     flags: int
@@ -174,6 +179,8 @@ def read_directory(reader: Reader, offset: int, size: int, count: int) -> list[E
 
 def widen(label: str, extra: bytes, full: int, packed: int, start: int) -> tuple[int, int, int]:
     """Sizes and offset, from the zip64 extra field where the plain ones are saturated: (packed, full, start)."""
+    if not extra:
+        return packed, full, start
     at, wide = 0, b""
     while at + 4 <= len(extra):
         kind, length = unpack_from("<HH", extra, at)
@@ -208,39 +215,48 @@ def check_method(label: str, name: bytes, flags: int, method: int, packed: int, 
 
 def check_records(reader: Reader, entries: list[Entry]) -> list[int]:
     """Hold each local header against the directory; the data's offset of each, in the order of `entries`."""
-    label = reader.source.label
     starts = [0] * len(entries)
     position = 0
     for index in sorted(range(len(entries)), key=lambda i: entries[i].offset):
         entry = entries[index]
         if entry.offset != position:
             what = "overlaps the record before it" if entry.offset < position else "has unknown bytes before it"
-            raise Malformed(f"{label}: {show(entry.name)} at byte {entry.offset:,} {what}", ODD)
-        head = LOCAL.unpack(reader.read(entry.offset, LOCAL.size))
-        magic, _, flags, method, _, _, crc, packed, full, names, extras = head
-        tail = reader.read(entry.offset + LOCAL.size, names + extras)
-        packed, full, _ = widen(label, tail[names:], full, packed, 0)
-        stated = (crc, packed, full)
-        agrees = stated == (entry.crc, entry.packed, entry.size) or (flags & 8 and stated == (0, 0, 0))
-        if magic != b"PK\x03\x04" or tail[:names] != entry.name or (flags, method) != (entry.flags, entry.method) or not agrees:
-            raise Malformed(f"{label}: {show(entry.name)}: its header and the zip directory disagree", ODD)
-        starts[index] = entry.offset + LOCAL.size + names + extras
+            raise Malformed(f"{reader.source.label}: {show(entry.name)} at byte {entry.offset:,} {what}", ODD)
+        starts[index] = check_local(reader, entry)
         position = starts[index] + entry.packed
-        if flags & 8:
+        if entry.flags & 8:
             position += descriptor_length(reader, position, entry)
     return starts
 
 
+def check_local(reader: Reader, entry: Entry) -> int:
+    """Offset of an entry's data, after its local header, which must say what the directory says."""
+    label = reader.source.label
+    magic, _, flags, method, _, _, crc, packed, full, names, extras = LOCAL.unpack(reader.read(entry.offset, LOCAL.size))
+    tail = reader.read(entry.offset + LOCAL.size, names + extras)
+    if extras:
+        packed, full, _ = widen(label, tail[names:], full, packed, 0)
+    # Where a descriptor follows, numbers that were not known yet are 0; torch knows some of them.
+    agrees = (
+        (crc == entry.crc and packed == entry.packed and full == entry.size)
+        or (flags & 8 and crc in (0, entry.crc) and packed in (0, entry.packed) and full in (0, entry.size))
+    )  # fmt: skip
+    if magic != b"PK\x03\x04" or tail[:names] != entry.name or (flags, method) != (entry.flags, entry.method) or not agrees:
+        raise Malformed(f"{label}: {show(entry.name)}: its header and the zip directory disagree", ODD)
+    return entry.offset + LOCAL.size + names + extras
+
+
 def descriptor_length(reader: Reader, offset: int, entry: Entry) -> int:
     """Length of the data descriptor after a record, which must agree with the directory."""
+    data = reader.read(offset, min(DESCRIPTOR64.size, reader.source.size - offset))
     numbers = (entry.crc, entry.packed, entry.size)
-    for form in ("<4sIQQ", "<4sIII", "<IQQ", "<III"):
-        fields = Struct(form)
-        if offset + fields.size > reader.source.size:
-            continue
-        found = fields.unpack(reader.read(offset, fields.size))
-        if found in ((b"PK\x07\x08", *numbers), numbers):
-            return fields.size
+    # The wide form first: a narrow one would match the first half of a wide one's zeros.
+    for form in (DESCRIPTOR64, DESCRIPTOR) if entry.size <= FULL32 else (DESCRIPTOR64,):
+        wanted = form.pack(b"PK\x07\x08", *numbers)
+        if data.startswith(wanted):
+            return form.size
+        if data.startswith(wanted[4:]):  # the signature is optional
+            return form.size - 4
     raise Malformed(f"{reader.source.label}: {show(entry.name)}: its data descriptor and the zip directory disagree", ODD)
 
 
@@ -251,17 +267,19 @@ def check_name(source: Bytes, entry: Entry, seen: set[str]) -> tuple[str, str]:
     except UnicodeDecodeError:
         raise Malformed(f"{source.label}: the name {show(entry.name)} in the zip is not UTF-8", ODD) from None
     folder = name.endswith("/")
-    parts = name.removesuffix("/").split("/")
-    if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts) or (folder and entry.size):
+    path = name[:-1] if folder else name
+    odd = "\\" in path or "\0" in path or path in ("", ".", "..") or path[0] == "/" or path[-1] == "/"
+    if odd or ODD_PARTS.search(path) or (folder and entry.size):
         raise Malformed(f"{source.label}: {show(entry.name)} is not a proper name in a zip", ODD)
     # torch's zip reader ignores case, file systems compose accents: both count as the same name.
-    normal = unicodedata.normalize("NFC", name.removesuffix("/")).casefold() if not name.isascii() else name.rstrip("/").lower()
+    normal = path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
     if normal in seen:
         raise Malformed(f"{source.label}: two entries of the zip are named {show(entry.name)}", ODD)
     seen.add(normal)
-    if len(parts) == 1 and not folder:
+    root, _, rest = path.partition("/")
+    if not rest and not folder:
         return "", name
-    return parts[0], "" if folder else name[len(parts[0]) + 1 :]
+    return root, "" if folder else rest
 
 
 def show(name: bytes) -> str:

@@ -99,6 +99,8 @@ def convert(
     sidecar, goal, left_out = find_sidecar(source, target, force or dry_run)
     if left_out:
         plan = replace(plan, dropped=(*plan.dropped, left_out))
+    if target.suffix == PT and plan.structure is not None:
+        plan = replace(plan, dropped=plan.structure.dropped, metadata={})
     shards = split(plan, target, limit) if limit else None
     output: Report = {"path": str(target), "sha256": None, "bytes": plan.nbytes}
     if shards:
@@ -115,7 +117,7 @@ def convert(
         elif target.suffix == PT:
             from ckptool.convert.hypernetwork import write_pt
 
-            output["bytes"] = write_pt(plan, source, target, force, advance)
+            output["bytes"] = write_pt(plan, target, force, advance)
         else:
             output["bytes"] = write(plan, target, force, advance)
     if sidecar is not None:

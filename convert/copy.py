@@ -12,6 +12,9 @@ from ckptool.errors import CkptoolError
 from ckptool.source import Record
 from ckptool.tensor import Span
 
+SMALL = 1 << 16
+"""Up to this size a call into the kernel costs more than the bytes: these go through a buffer, many at a time."""
+BUFFER = 1 << 20
 STEP = 1 << 24
 """Bytes that one call copies: small enough for progress and Ctrl-C."""
 
@@ -44,6 +47,27 @@ def write_at(target: int, data: memoryview | bytes, offset: int) -> None:
     while view:
         count = os.pwrite(target, view, offset)
         view, offset = view[count:], offset + count
+
+
+class Batch:
+    """Small pieces that lie one after the other in the output, written together."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._offset = 0
+        self._data = bytearray()
+
+    def add(self, data: bytes | memoryview, offset: int) -> None:
+        """`data` for `offset`; written when the buffer is full or the next piece lies elsewhere."""
+        if offset != self._offset + len(self._data) or len(self._data) + len(data) > BUFFER:
+            self.flush()
+            self._offset = offset
+        self._data += data
+
+    def flush(self) -> None:
+        if self._data:
+            write_at(self.target, bytes(self._data), self._offset)
+            self._data.clear()
 
 
 class Checks:

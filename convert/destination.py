@@ -34,6 +34,8 @@ def destination_of(source: Path, given: Path | None) -> Path:
 def check_destination(path: Path, plan: Plan, force: bool) -> None:
     """Raises UsageError when `path` is a source, exists without `force`, or has no folder to be in."""
     label = escape(str(path), 1000)
+    if path.suffix == PT and plan.structure is None:
+        raise UsageError(f"{label}: only a hypernetwork is written as .pt", f"end the name in {ENDING}: every UI loads that")
     if path.suffix not in (ENDING, PT):
         raise UsageError(f"{label}: the output is safetensors, but the name does not end in {ENDING}", f"end the name in {ENDING}")
     if not path.parent.is_dir():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ckptool.convert import numpy_names, torch_names
-from ckptool.convert.machine import Limits, Machine, Names
+from ckptool.convert.machine import Limits, Machine, Meaning, Names
 from ckptool.convert.opcodes import HANDLERS
 from ckptool.convert.stream import Stream
 from ckptool.convert.values import Call, Ref, Storage, StorageType, Unusable, Value
@@ -37,7 +37,7 @@ class Pickle:
 class Reader:
     """Interprets the pickles of one container; storages that they name are checked against each other."""
 
-    def __init__(self, prefix: str = "", depth: int = 0) -> None:
+    def __init__(self, prefix: str = "", depth: int = 0, script: bool = False) -> None:
         self.prefix = prefix
         self.storages: dict[str, Storage] = {}
         self.pickles: list[Pickle] = []
@@ -51,6 +51,7 @@ class Reader:
             {**torch_names.CLASSES, **numpy_names.CLASSES},
             torch_names.CONSTANTS,
             self.persistent,
+            script_objects if script else lambda _: None,
         )
 
     def run(self, record: Record, start: int = 0, entry: str = "", index: int = 0, limits: Limits | None = None) -> Pickle:
@@ -104,6 +105,11 @@ class Reader:
             return Unusable(f"its storage cannot be read: {error.message}", error.hint)
         finally:
             self.pickles.extend(nested.pickles)
+
+
+def script_objects(module: str) -> Meaning | None:
+    """Classes that a TorchScript archive defines live under `__torch__`; their objects are bags of attributes."""
+    return torch_names.container("script") if module == "__torch__" or module.startswith("__torch__.") else None
 
 
 def part(storage: Storage, view: Value, width: int) -> Storage | Unusable:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ckptool.convert.contents import Contents
 from ckptool.convert.examine import Pickle
-from ckptool.convert.grades import grade
+from ckptool.convert.grades import Grade, grade
 from ckptool.convert.render import expression, reference
 from ckptool.convert.values import Call, Ref, Value
 from ckptool.convert.walk import unseen
@@ -71,17 +71,21 @@ def message(level: str, effect: str, what: str) -> str:
 
 
 def grade_call(call: Call) -> tuple[str, str]:
-    """The worst grade among what is called and what it is called with as functions."""
-    if type(call.function) is Ref:
-        if not call.function.module:
-            return "dangerous", call.function.name
-        found = grade(call.function.module, call.function.name)
-        return found.level, found.effect
-    refs = [value for value in unseen([call.function], set()) if type(value) is Ref and value.module]
-    grades = [grade(ref.module, ref.name) for ref in refs]
-    worst = max(grades, key=lambda g: RANK[g.level], default=None)
-    if worst is None or worst.level == "harmless":
-        return "unknown", ""
+    """The grade of what is called; where that is no name, or calls what it is given, the worst of the names in it."""
+    function = call.function
+    if type(function) is Ref and not function.module:
+        return "dangerous", function.name
+    if type(function) is Ref:
+        found = grade(function.module, function.name)
+        if found.level != "harmless":
+            return found.level, found.effect
+        # `copyreg._reconstructor` and its like call the class that they are handed.
+        inner = [call.args]
+    else:
+        found = Grade("unknown", "")
+        inner = [function, call.args]
+    refs = (value for value in unseen(inner, set()) if type(value) is Ref and value.module)
+    worst = max((found, *(grade(ref.module, ref.name) for ref in refs)), key=lambda g: RANK[g.level])
     return worst.level, worst.effect
 
 

@@ -46,7 +46,7 @@ def path_effect(path: str, start: int) -> str:
     """The effect of the longest listed path that `path` begins with at `start`, part by part."""
     head = path[start : start + LONGEST + 1]
     if len(path) - start > len(head):
-        pass  # the last part may be cut
+        head = head.rpartition(".")[0]  # the last part may be cut
     while head and head not in PATH_EFFECT:
         head = head.rpartition(".")[0]
     return PATH_EFFECT.get(head, "")

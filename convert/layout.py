@@ -5,6 +5,7 @@ Source: https://github.com/huggingface/safetensors, `prepare` in safetensors/src
 
 import json
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 
 from ckptool.errors import Refused
 from ckptool.tensor import BITS, Tensor
@@ -36,7 +37,7 @@ def layout(tensors: tuple[Tensor, ...], metadata: dict[str, str]) -> Layout:
         position += tensor.nbytes
         shape = ",".join(map(str, tensor.shape))
         entries.append(
-            f'{compact(tensor.name)}:{{"dtype":"{tensor.dtype}","shape":[{shape}],"data_offsets":[{begins[-1]},{position}]}}'
+            f'{encode_basestring(tensor.name)}:{{"dtype":"{tensor.dtype}","shape":[{shape}],"data_offsets":[{begins[-1]},{position}]}}'
         )
     header = ("{" + ",".join(entries) + "}").encode()
     header += b" " * (-len(header) % 8)

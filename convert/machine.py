@@ -7,6 +7,12 @@ from ckptool.convert.stream import Stream
 from ckptool.convert.values import Call, Ref, Value
 from ckptool.errors import Malformed, OverBudget
 
+STOP = 0x2E
+BATCH = 1 << 14
+"""Opcodes between two looks at the budgets."""
+LOOKAHEAD = 16
+"""Bytes that no common opcode but a text needs more of."""
+from_bytes = int.from_bytes
 BOMB = "no checkpoint needs as many: do not trust the file"
 
 Meaning = Callable[..., Value]
@@ -14,7 +20,7 @@ Meaning = Callable[..., Value]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Budgets of one pickle, each checked before the work it bounds."""
+    """Budgets of one pickle. Text and bytes need none: they are bounded by the file."""
 
     opcodes: int = 20_000_000
     containers: int = 3_000_000
@@ -37,6 +43,18 @@ class Names:
     classes: dict[tuple[str, str], Meaning]
     constants: dict[tuple[str, str], Value]
     persistent: Callable[[Value], Value]
+    objects: Callable[[str], Meaning | None] = lambda _: None
+    """What making an object means for a whole module of names: the classes that a TorchScript archive defines itself."""
+
+    def is_known(self, module: str, name: str) -> bool:
+        pair = (module, name)
+        return pair in self.functions or pair in self.classes or self.objects(module) is not None
+
+    def meaning(self, ref: Ref, make: bool) -> Meaning | None:
+        """What a call of `ref` means; when an object is made, functions mean nothing."""
+        pair = (ref.module, ref.name)
+        found = self.classes.get(pair) or self.objects(ref.module)
+        return found if found or make else self.functions.get(pair)
 
 
 class Machine:
@@ -56,21 +74,106 @@ class Machine:
 
     def run(self, handlers: "list[Callable[[Machine], None] | None]") -> Value:
         """Interpret until STOP and return what is on top. Raises Malformed, Truncated or OverBudget."""
-        stream = self.stream
-        for _ in range(self.limits.opcodes):
-            self.at = stream.tell()
-            code = stream.take(1)[0]
+        left = self.limits.opcodes
+        while left > 0:
+            self.check_budgets()
+            left -= self.run_common(min(BATCH, left)) + 1
+            self.at = self.stream.tell()
+            code = self.stream.take(1)[0]
             handler = handlers[code]
             if handler is None:
-                if code == 0x2E:  # STOP
+                if code == STOP:
                     return self.pop()
                 raise self.malformed(f"opcode 0x{code:02x} is unknown or never part of a checkpoint")
             handler(self)
         raise self.over("opcodes", self.limits.opcodes)
 
+    def run_common(self, most: int) -> int:
+        """Interpret the opcodes that make up nearly all of a checkpoint, as far as they go; how many there were.
+
+        It does what their handlers do, without a call for each. What is rare, long or wrong is left to those.
+        """
+        stream, stack, memo, marked = self.stream, self.stack, self.memo, self.marked
+        persistent = self.names.persistent
+        data, at = stream.window(LOOKAHEAD)
+        end = len(data) - LOOKAHEAD
+        done = 0
+        while at < end and done < most:
+            code = data[at]
+            if code == 0x71 and stack:  # BINPUT
+                memo[data[at + 1]] = stack[-1]
+                at += 2
+            elif code == 0x72 and stack:  # LONG_BINPUT
+                memo[from_bytes(data[at + 1 : at + 5], "little")] = stack[-1]
+                at += 5
+            elif code == 0x94 and stack:  # MEMOIZE
+                memo[len(memo)] = stack[-1]
+                at += 1
+            elif code == 0x68 and data[at + 1] in memo:  # BINGET
+                stack.append(memo[data[at + 1]])
+                at += 2
+            elif code == 0x4B:  # BININT1
+                stack.append(data[at + 1])
+                at += 2
+            elif code == 0x4D:  # BININT2
+                stack.append(data[at + 1] | data[at + 2] << 8)
+                at += 3
+            elif code == 0x28:  # MARK
+                marked.append(stack)
+                self.stack = stack = []
+                at += 1
+            elif code == 0x58 and at + 5 + (size := from_bytes(data[at + 1 : at + 5], "little")) < end:  # BINUNICODE
+                try:
+                    stack.append(data[at + 5 : at + 5 + size].decode())
+                except UnicodeDecodeError:
+                    break
+                at += 5 + size
+            elif code == 0x74 and marked:  # TUPLE
+                items = tuple(stack)
+                self.stack = stack = marked.pop()
+                stack.append(items)
+                self.containers += 1
+                at += 1
+            elif 0x85 <= code <= 0x87 and len(stack) >= (size := code - 0x84):  # TUPLE1, TUPLE2, TUPLE3
+                stack[-size:] = (tuple(stack[-size:]),)
+                self.containers += 1
+                at += 1
+            elif code == 0x89:  # NEWFALSE
+                stack.append(False)
+                at += 1
+            elif code == 0x29:  # EMPTY_TUPLE
+                stack.append(())
+                at += 1
+            elif code == 0x51 and stack:  # BINPERSID
+                stack[-1] = persistent(stack[-1])
+                at += 1
+            elif code == 0x52 and len(stack) > 1:  # REDUCE
+                stream.seek(at)
+                self.at = stream.tell()
+                args = stack.pop()
+                self.call(stack.pop(), args, "REDUCE")
+                at += 1
+            else:
+                break
+            done += 1
+        stream.seek(at)
+        return done
+
+    def check_budgets(self) -> None:
+        """Hold what was made against the limits: an opcode makes little, so once every BATCH opcodes is enough."""
+        limits = self.limits
+        for what, count, limit in (
+            ("values on the stack", len(self.stack), limits.stack),
+            ("open marks", len(self.marked), limits.marks),
+            ("memo entries", len(self.memo), limits.memo),
+            ("containers", self.containers, limits.containers),
+            ("calls", len(self.calls), limits.calls),
+            ("references", len(self.refs), limits.references),
+        ):
+            if count > limit:
+                raise self.over(what, limit)
+
     def push(self, value: Value) -> None:
-        if len(self.stack) >= self.limits.stack:
-            raise self.over("values on the stack", self.limits.stack)
         self.stack.append(value)
 
     def pop(self) -> Value:
@@ -84,9 +187,6 @@ class Machine:
         return self.stack[-1]
 
     def mark(self) -> None:
-        if len(self.marked) >= self.limits.marks:
-            raise self.over("open marks", self.limits.marks)
-        self.count_container()
         self.marked.append(self.stack)
         self.stack = []
 
@@ -97,14 +197,7 @@ class Machine:
         self.stack = self.marked.pop()
         return items
 
-    def count_container(self) -> None:
-        self.containers += 1
-        if self.containers > self.limits.containers:
-            raise self.over("containers", self.limits.containers)
-
     def put(self, index: int) -> None:
-        if len(self.memo) >= self.limits.memo:
-            raise self.over("memo entries", self.limits.memo)
         self.memo[index] = self.top()
 
     def get(self, index: int) -> None:
@@ -124,10 +217,7 @@ class Machine:
             return
         ref = self.refs.get(pair)
         if ref is None:
-            if len(self.refs) >= self.limits.references:
-                raise self.over("references", self.limits.references)
-            known = pair in self.names.functions or pair in self.names.classes
-            ref = self.refs[pair] = Ref(module, name, self.at, known, opcode)
+            ref = self.refs[pair] = Ref(module, name, self.at, self.names.is_known(module, name), opcode)
         self.push(ref)
 
     def call(self, function: Value, args: Value, opcode: str, kwargs: Value = None, make: bool = False) -> None:
@@ -136,17 +226,14 @@ class Machine:
         `make`: an object is made of a class, so functions have no meaning here.
         """
         if type(function) is Ref and function.known and type(args) is tuple and kwargs is None:
-            pair = (function.module, function.name)
-            meaning = self.names.classes.get(pair) or (None if make else self.names.functions.get(pair))
+            meaning = self.names.meaning(function, make)
             if meaning is not None:
-                self.count_container()
+                self.containers += 1
                 self.push(meaning(*args))
                 return
         self.record(Call(function, args, kwargs, opcode, self.at))
 
     def record(self, call: Call) -> None:
-        if len(self.calls) >= self.limits.calls:
-            raise self.over("calls", self.limits.calls)
         if type(call.function) is Ref:
             call.function.used = True
         self.calls.append(call)

@@ -122,7 +122,7 @@ def fixed_tuple(count: int) -> Handler:
         stack = m.stack
         if len(stack) < count:
             raise m.malformed("the stack is empty")
-        m.count_container()
+        m.containers += 1
         stack[-count:] = [tuple(stack[-count:])]
 
     return handler
@@ -130,7 +130,7 @@ def fixed_tuple(count: int) -> Handler:
 
 def empty(make: Callable[[], Value]) -> Handler:
     def handler(m: Machine) -> None:
-        m.count_container()
+        m.containers += 1
         m.push(make())
 
     return handler

@@ -6,6 +6,7 @@ from pathlib import Path
 from ckptool.convert.contents import Contents
 from ckptool.convert.dependence import check_independent
 from ckptool.convert.findings import findings_of
+from ckptool.convert.hypernetwork import structure_of
 from ckptool.convert.place import place_all
 from ckptool.convert.safetensors_file import read_safetensors
 from ckptool.convert.sniff import sniff
@@ -55,8 +56,10 @@ def plan_of(source: Bytes, contents: Contents) -> Plan:
         tensors = place_all(flat.tensors, contents.locate or no_storages, contents.big_endian, source.size)
     except CkptoolError as error:
         raise in_file(source, error) from error
-    findings = (*findings_of(contents, "disarmed"),)
-    return Plan(contents.format, tensors, tuple(flat.dropped), flat.metadata, findings, (Record.whole(source),))
+    findings = tuple(findings_of(contents, "disarmed"))
+    by_identity = {id(rebuilt): tensor for rebuilt, tensor in zip(flat.tensors.values(), tensors, strict=True)}
+    structure = structure_of(contents.value, by_identity)
+    return Plan(contents.format, tensors, tuple(flat.dropped), flat.metadata, findings, (Record.whole(source),), structure)
 
 
 def in_file(source: Bytes, error: CkptoolError) -> CkptoolError:

@@ -99,9 +99,9 @@ def add_beside(flat: Flat, bearers: Bearers, key: Value, value: Value, wrapped: 
         flat.dropped.append(Dropped(key, f"training state ({count})" if value in bearers else "training state"))
     elif type(key) is str and type(value) in (str, int, float) and (not wrapped or key in COUNTERS):
         flat.metadata[key] = str(value)
-    elif wrapped and type(value) is Call:
+    elif wrapped and type(value) not in (Dict, *TENSORS):
         held = f", with {plural(tensors_in(value), 'tensor')} in it" if value in bearers else ""
-        flat.dropped.append(Dropped(show(key), f"an object of an unknown class{held}: {expression(value)}"))
+        flat.dropped.append(Dropped(show(key), f"beside the state dict, and none itself{held}: {expression(value)}"))
     else:
         add(flat, bearers, *named(key, value, "", bearers), 1)
 
@@ -152,8 +152,10 @@ def add_module(flat: Flat, bearers: Bearers, name: str, module: Module, depth: i
         inner = type(key) is str and key in ("_parameters", "_buffers", "_modules")
         if inner and type(part) is Dict:
             add(flat, bearers, name, part, depth + 1)
-        elif module.kind == "script" or part in bearers:
+        elif module.kind == "script" and part in bearers:
             add(flat, bearers, *named(key, part, name, bearers), depth + 1)
+        elif part in bearers:
+            flat.dropped.append(Dropped(show(named(key, part, name, bearers)[0]), f"a plain attribute of a {module.kind}"))
 
 
 def put(flat: Flat, name: str, tensor: Rebuilt) -> None:

@@ -23,6 +23,17 @@ class Stream:
     def left(self) -> int:
         return self.record.size - self.tell()
 
+    def window(self, least: int) -> tuple[bytes, int]:
+        """The buffer and the position in it, with `least` bytes ahead unless the record ends before."""
+        if len(self._buffer) - self._pos < least and self.left > len(self._buffer) - self._pos:
+            at = self.tell()
+            self._buffer, self._base, self._pos = self.record.read(at, min(WINDOW, self.left)), at, 0
+        return self._buffer, self._pos
+
+    def seek(self, position: int) -> None:
+        """Go on at a position of the buffer that `window` gave."""
+        self._pos = position
+
     def take(self, count: int) -> bytes:
         """The next `count` bytes. Raises Truncated, before any allocation, when the record has fewer."""
         end = self._pos + count

@@ -4,8 +4,8 @@ Source: torch/_utils.py, torch/serialization.py, torch/_tensor.py and torch/csrc
 """
 
 from collections.abc import Callable
-from math import prod
 
+from ckptool.convert import torch_modules
 from ckptool.convert.values import Dict, DType, Module, Rebuilt, Ref, Set, Storage, StorageType, Unusable, Value
 from ckptool.tensor import BITS
 
@@ -24,6 +24,10 @@ DTYPES: dict[str, str | None] = {
 }  # fmt: skip
 # Widths, in bytes, of the dtypes above that safetensors does not have: their storages are still measured.
 FOREIGN_WIDTHS: dict[str, int] = {"complex128": 16, "complex32": 4, "qint32": 4, "bits16": 2}
+
+WIDTHS: dict[str, int] = {
+    name: max(1, BITS[code] // 8) if code else FOREIGN_WIDTHS.get(name, 1) for name, code in DTYPES.items()
+}
 
 STORAGES: dict[str, str] = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -45,13 +49,10 @@ UNSUPPORTED: dict[str, str] = {
     "_rebuild_device_tensor_from_cpu_tensor": "a tensor that torch rebuilds on a device",
 }
 
-# Classes whose state holds tensors under `_parameters`, `_buffers` and `_modules`.
-CONTAINERS = ("Module", "ParameterDict", "ParameterList", "ModuleDict", "ModuleList", "Sequential")
-
 
 def width_of(dtype: DType) -> int:
     """Bytes of one element of a storage (two F4 values share a byte, and torch counts the byte)."""
-    return max(1, BITS[dtype.code] // 8) if dtype.code else FOREIGN_WIDTHS.get(dtype.name, 1)
+    return WIDTHS[dtype.name]
 
 
 def is_count(value: Value) -> bool:
@@ -65,7 +66,12 @@ def damaged(what: str) -> Unusable:
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a contiguous tensor."""
-    return tuple(prod(shape[i + 1 :]) for i in range(len(shape))) if len(shape) > 1 else (1,) * len(shape)
+    strides: list[int] = []
+    step = 1
+    for number in reversed(shape):
+        strides.append(step)
+        step *= number
+    return tuple(reversed(strides))
 
 
 def check_view(offset: Value, shape: Value, strides: Value, available: int) -> str | None:
@@ -73,13 +79,18 @@ def check_view(offset: Value, shape: Value, strides: Value, available: int) -> s
     if not is_count(offset):
         return "its storage offset is not a size"
     for name, sizes in (("shape", shape), ("strides", strides)):
-        if type(sizes) is not tuple or len(sizes) > MAX_RANK or not all(is_count(size) for size in sizes):
+        if type(sizes) is not tuple or len(sizes) > MAX_RANK:
             return f"its {name} is not a tuple of at most {MAX_RANK} sizes"
+        for number in sizes:
+            if type(number) is not int or not 0 <= number <= MAX_DIM:
+                return f"its {name} is not a tuple of at most {MAX_RANK} sizes"
     if len(shape) != len(strides):
         return "it has not as many strides as dimensions"
     if 0 in shape:
         return None
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    last: int = offset
+    for number, stride in zip(shape, strides, strict=True):
+        last += (number - 1) * stride
     if last >= available:
         return f"it reaches to element {last:,} of a storage that has {available:,}"
     return None
@@ -94,6 +105,8 @@ def rebuild(storage: Value, offset: Value, shape: Value, strides: Value, dtype: 
         return damaged(wrong)
     if dtype.code is None:
         return Unusable(f"its dtype {dtype.name} does not exist in safetensors", "cast it with torch first, or leave it out")
+    if metadata is None and dtype.code != "F4":
+        return Rebuilt(dtype.code, shape, strides, offset, storage)
     conj, neg = flag(metadata, "conj"), flag(metadata, "neg")
     if (conj and dtype.code != "C64") or (neg and dtype.code not in ("C64", "F64", "F32", "F16", "BF16")):
         return damaged(f"a {dtype.name} tensor is marked as conjugate or negated")
@@ -207,8 +220,7 @@ CLASSES: dict[tuple[str, str], Callable[..., Value]] = {
     ("torch", "device"): lambda *args: f"device({', '.join(str(a) for a in args if type(a) in (str, int))})",
     **{(module, name): make_set for module in ("builtins", "__builtin__") for name in ("set", "frozenset")},
     **{(module, "dict"): make_dict for module in ("builtins", "__builtin__")},
-    **{("torch.nn.modules.container", name): container(name) for name in CONTAINERS if name != "Module"},
-    ("torch.nn.modules.module", "Module"): container("Module"),
+    **{pair: container(name) for pair, name in torch_modules.NAMES.items()},
 }
 
 CONSTANTS: dict[tuple[str, str], Value] = {

@@ -65,7 +65,7 @@ def run_pickles(archive: Archive, contents: Contents) -> Pickle:
     for name, record in archive.records.items():
         if not is_pickle(name, record):
             continue
-        reader = Reader("constants/" if name == "constants.pkl" else "data/")
+        reader = Reader("constants/" if name == "constants.pkl" else "data/", script=contents.format == "torchscript")
         try:
             stored = pickle_record(record)
         except CkptoolError as error:
@@ -118,12 +118,12 @@ def big_endian(archive: Archive) -> bool:
 def locate(source: Bytes, archive: Archive, storage: Storage) -> Record:
     """The record of a storage, whose length must be what the pickle says."""
     record = archive.records.get(storage.key)
-    name = escape(storage.key, 80)
     if record is None:
+        name = escape(storage.key, 80)
         raise Malformed(f"{source.label}: the storage {name} is not in the archive", "the file is damaged: get another copy")
     if record.size != storage.nbytes:
         raise Malformed(
-            f"{source.label}: the record {name} has {record.size:,} bytes, the pickle says {storage.nbytes:,}",
+            f"{record.label} has {record.size:,} bytes, the pickle says {storage.nbytes:,}",
             "the file is damaged or forged: get another copy",
         )
     return record

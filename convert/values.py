@@ -95,7 +95,7 @@ class StorageType:
     dtype: DType | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Storage:
     """The bytes behind tensors: a key of the container, or a record that is already known."""
 
@@ -107,7 +107,7 @@ class Storage:
     """First byte inside the storage `key`, for legacy files' views of storages."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Rebuilt:
     """A tensor as the file describes it: checked against the extent of its storage."""
 

@@ -42,6 +42,7 @@ def unseen(start: Iterable[Value], seen: set[int]) -> Iterator[Value]:
 
 
 LEAVES = frozenset({type(None), bool, int, float, str, bytes})
+TENSORS = frozenset({Rebuilt, Unusable})
 
 
 def tensors_in(value: Value) -> int:
@@ -54,14 +55,22 @@ class Bearers:
 
     def __init__(self, root: Value) -> None:
         parents: dict[int, list[int]] = {}
-        bearing: list[int] = []
-        self._kept = list(reachable([root]))
-        for value in self._kept:
-            if type(value) in (Rebuilt, Unusable):
-                bearing.append(id(value))
+        bearing = [id(root)] if type(root) in TENSORS else []
+        todo = [root]
+        seen = {id(root)}
+        while todo:
+            value = todo.pop()
             for part in parts(value):
-                if type(part) not in LEAVES:
-                    parents.setdefault(id(part), []).append(id(value))
+                kind = type(part)
+                if kind in LEAVES:
+                    continue
+                parents.setdefault(id(part), []).append(id(value))
+                if id(part) not in seen:
+                    seen.add(id(part))
+                    if kind in TENSORS:
+                        bearing.append(id(part))
+                    else:
+                        todo.append(part)
         self._ids = set(bearing)
         while bearing:
             for parent in parents.get(bearing.pop(), ()):

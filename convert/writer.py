@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
-from ckptool.convert.copy import Checks, copy_span, write_at
+from zlib_ng import zlib_ng
+
+from ckptool.convert.copy import SMALL, Batch, Checks, copy_span, write_at
 from ckptool.convert.gather import pieces
-from ckptool.convert.inflate import unpack
+from ckptool.convert.inflate import hold, unpack
 from ckptool.convert.layout import Layout, layout
 from ckptool.convert.shards import Shards
 from ckptool.output import Output
@@ -50,11 +53,31 @@ def fill(output: Output, made: Layout, advance: Advance) -> None:
     """Write the head and every tensor, while the sums of the source's records are checked beside it."""
     with ExitStack() as stack:
         tensors = unpacked(made.tensors, output.path.parent, stack)
+        batch = Batch(output.fd)
         with Checks(summed_records(tensors)) as checks:
             write_at(output.fd, made.head, 0)
             for tensor, offset in zip(tensors, made.offsets, strict=True):
-                write_tensor(tensor.data, output.fd, offset, advance)
-                checks.raise_error()
+                data = tensor.data
+                if is_small(data):
+                    batch.add(small_bytes(data), offset)
+                    advance(data.length)
+                else:
+                    write_tensor(data, output.fd, offset, advance)
+                    checks.raise_error()
+        batch.flush()
+
+
+def is_small(data: Data) -> TypeGuard[Span]:
+    return type(data) is Span and data.length <= SMALL
+
+
+def small_bytes(span: Span) -> bytes:
+    """The bytes of a small span; where it is a whole record, its sum is checked on the way."""
+    record = span.record
+    data = record.read(span.offset, span.length)
+    if span.length == record.size:
+        hold(record, zlib_ng.crc32(data))
+    return data
 
 
 def check_sources(plan: Plan) -> None:
@@ -79,9 +102,16 @@ def record_of(data: Data) -> Record | None:
 
 
 def summed_records(tensors: Iterable[Tensor]) -> list[Record]:
-    """The records that the tensors use and whose container states a sum, each once, in order."""
-    records = (record_of(tensor.data) for tensor in tensors)
-    return list({id(record): record for record in records if record is not None and record.crc is not None}.values())
+    """The records that the tensors use and whose container states a sum, each once, in order.
+
+    Small ones that a tensor fills are left out: they are summed as they are written.
+    """
+    records: dict[int, Record] = {}
+    for tensor in tensors:
+        record = record_of(tensor.data)
+        if record is not None and record.crc is not None and not (is_small(tensor.data) and tensor.data.length == record.size):
+            records[id(record)] = record
+    return list(records.values())
 
 
 def unpacked(tensors: tuple[Tensor, ...], folder: Path, stack: ExitStack) -> list[Tensor]:

@@ -8,6 +8,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 from ckptool.source import Record
 
@@ -106,6 +107,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Structure:
+    """Plain values with tensors in them, for a kind of file whose shape is part of what it says."""
+
+    value: Any
+    dropped: tuple[Dropped, ...]
+    """What has no plain form."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that is known of a checkpoint before a byte of its tensors is read."""
 
@@ -116,6 +126,8 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     sources: tuple[Record, ...] = ()
     """Every file that was opened: held against change, and against the destination."""
+    structure: Structure | None = None
+    """What a hypernetwork looks like, since UIs load it as a pickle only."""
 
     @property
     def nbytes(self) -> int:

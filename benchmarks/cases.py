@@ -1,0 +1,137 @@
+"""What is measured: each case is a file, the commands that are run on it, and the figure that is drawn from their times."""
+
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import Result
+
+GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A command; `{source}`, `{output}` and `{small}` in it stand for paths."""
+
+    name: str
+    command: tuple[str, ...]
+    target: str = ""
+    needs: str = ""
+    """A module that may be missing; then it does not take part."""
+    says: str = ""
+    """What it has to print, `{count}` standing for the number of tensors or files."""
+
+
+Figure = Callable[[Result, list[Result], int], str]
+"""What a result means beside those of the case, the reference first, and the number of tensors or files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Contenders on one file, the first of them the reference."""
+
+    title: str
+    """`{size}` and `{count}` stand for those of the file."""
+    build: str
+    """A name of `benchmarks.files.BUILDERS`."""
+    contenders: tuple[Contender, ...]
+    figure: Figure
+    room: int = 0
+    """Bytes of space for the file, its copy and what else is held in memory meanwhile."""
+    repeat: int = 1
+    """Short runs are repeated this many times as often."""
+
+
+def times(name: str) -> Figure:
+    return lambda result, all_results, _: f"{result.seconds / all_results[0].seconds:.2f} × {name}"
+
+
+def each(result: Result, _: list[Result], count: int) -> str:
+    return f"{result.seconds / count * 1e6:.1f} µs per tensor"
+
+
+def read(result: Result, all_results: list[Result], _: int) -> str:
+    more = result.read - all_results[0].read
+    return f"{result.read / 1e6:.2f} MB read" + (f" ({more / 1e6:+.2f})" if more else "")
+
+
+CKPTOOL = str(Path(sysconfig.get_path("scripts"), "ckptool"))
+PICKLESCAN = str(Path(sysconfig.get_path("scripts"), "picklescan"))
+CONVERT = (CKPTOOL, "convert", "{source}", "{output}")
+
+COPY = Contender("cp", ("cp", "{source}", "{output}"))
+USUAL = Contender(
+    "torch.load, save_file", (sys.executable, "-m", "benchmarks.usual", "{source}", "{output}"), needs="torch"
+)
+IN_COPY_TIME = Contender("ckptool convert", CONVERT, "≤ 1.15 × cp, ≤ 64 MiB")
+PICKLES = Contender("picklescan", (PICKLESCAN, "-p", "{source}"), needs="picklescan", says="Scanned files: 1\n")
+
+CASES: dict[str, Case] = {
+    "convert-2gb": Case(
+        "Convert {size}: Stable Diffusion 1 in F16, {count} tensors",
+        "half_checkpoint",
+        (
+            COPY,
+            IN_COPY_TIME,
+            Contender("ckptool convert --json, with the output's hash", (*CONVERT, "--json"), "≤ 64 MiB"),
+            USUAL,
+        ),
+        times("cp"),
+        room=9 * GB,
+    ),
+    "convert-8gb": Case(
+        "Convert {size}: Stable Diffusion 1 in F32 with EMA, {count} tensors",
+        "training_checkpoint",
+        (COPY, IN_COPY_TIME),
+        times("cp"),
+        room=16 * GB,
+    ),
+    "convert-one-tensor": Case(
+        "Convert {size} in a single tensor", "one_tensor", (COPY, IN_COPY_TIME), times("cp"), room=9 * GB
+    ),
+    "small-tensors": Case(
+        "Convert {count} small tensors, {size}",
+        "small_tensors",
+        (COPY, Contender("ckptool convert", CONVERT, "≤ 60 µs per tensor, ≤ 64 MiB"), USUAL),
+        each,
+    ),
+    "start": Case(
+        "Start",
+        "nothing",
+        (
+            Contender("python -c pass", (sys.executable, "-c", "pass")),
+            Contender("ckptool --help", (CKPTOOL, "--help"), "≤ 150 ms"),
+        ),
+        times("python"),
+        repeat=4,
+    ),
+    "scan-2000": Case(
+        "Scan one checkpoint of {count} tensors",
+        "two_thousand",
+        (PICKLES, Contender("ckptool scan", (CKPTOOL, "scan", "{source}"), "≤ 1 × picklescan", says=": clean")),
+        times("picklescan"),
+        repeat=2,
+    ),
+    "scan-folder": Case(
+        "Scan a folder of {count} files: embeddings, adapters and LoRAs",
+        "collection",
+        (
+            Contender("picklescan", (PICKLESCAN, "-p", "{source}"), needs="picklescan", says="Scanned files: {count}\n"),
+            Contender("ckptool scan", (CKPTOOL, "scan", "{source}"), "≤ 0.5 × picklescan", says="{count} clean"),
+        ),
+        times("picklescan"),
+    ),
+    "scan-8gb": Case(
+        "Scan {size}: Stable Diffusion 1 in F32 with EMA, {count} tensors",
+        "training_checkpoint",
+        (
+            Contender("ckptool scan, of a file with two tensors", (CKPTOOL, "scan", "{small}")),
+            Contender("ckptool scan", (CKPTOOL, "scan", "{source}"), "reads directory and pickles only"),
+            PICKLES,
+        ),
+        read,
+        room=8 * GB,
+    ),
+}
