@@ -104,7 +104,10 @@ def convert(
     shards = split(plan, target, limit) if limit else None
     output: Report = {"path": str(target), "sha256": None, "bytes": plan.nbytes}
     if shards:
-        output |= {"path": str(shards.index_path), "files": [{"path": str(path), "sha256": None} for path, _ in shards.files]}
+        output |= {
+            "path": str(shards.index_path),
+            "files": [{"path": str(path), "sha256": None} for path, _ in shards.files],
+        }
     if sidecar is not None:
         output["sidecar"] = str(goal)
     if dry_run:

@@ -23,5 +23,6 @@ def check_independent(flat: Flat, calls: Iterable[Call]) -> None:
         for value in unseen([call.function, call.args, call.kwargs], seen):
             shares = type(value) is Rebuilt and call.opcode == "REDUCE" and id(value.storage) in storages
             if id(value) in ours or shares:
-                raise Refused(f"its tensors could be changed by {expression(call)} at byte {call.offset:,} of the pickle", BY_HAND)
-
+                raise Refused(
+                    f"its tensors could be changed by {expression(call)} at byte {call.offset:,} of the pickle", BY_HAND
+                )

@@ -28,24 +28,38 @@ def destination_of(source: Path, given: Path | None) -> Path:
     """DST as given, inside it when it is a folder, or beside the source."""
     if given is not None and given.is_dir():
         return given / default_name(source, suffix="")
-    return given if given is not None else source.resolve().with_name(default_name(source)) if source.is_dir() else source.with_name(default_name(source))
+    return (
+        given
+        if given is not None
+        else source.resolve().with_name(default_name(source))
+        if source.is_dir()
+        else source.with_name(default_name(source))
+    )
 
 
 def check_destination(path: Path, plan: Plan, force: bool) -> None:
     """Raises UsageError when `path` is a source, exists without `force`, or has no folder to be in."""
     label = escape(str(path), 1000)
     if path.suffix == PT and plan.structure is None:
-        raise UsageError(f"{label}: only a hypernetwork is written as .pt", f"end the name in {ENDING}: every UI loads that")
+        raise UsageError(
+            f"{label}: only a hypernetwork is written as .pt", f"end the name in {ENDING}: every UI loads that"
+        )
     if path.suffix not in (ENDING, PT):
-        raise UsageError(f"{label}: the output is safetensors, but the name does not end in {ENDING}", f"end the name in {ENDING}")
+        raise UsageError(
+            f"{label}: the output is safetensors, but the name does not end in {ENDING}", f"end the name in {ENDING}"
+        )
     if not path.parent.is_dir():
         raise UsageError(f"{label}: its folder does not exist", "make the folder first")
     if not os.path.lexists(path):
         return
     if path.exists():
         status = path.stat()
-        if any(isinstance(r.source, File) and r.source.identity == (status.st_dev, status.st_ino) for r in plan.sources):
-            raise UsageError(f"{label}: the destination is the source", "give another name: the source is never touched")
+        if any(
+            isinstance(r.source, File) and r.source.identity == (status.st_dev, status.st_ino) for r in plan.sources
+        ):
+            raise UsageError(
+                f"{label}: the destination is the source", "give another name: the source is never touched"
+            )
     if not force:
         raise exists(path)
     if path.is_dir():

@@ -54,7 +54,9 @@ class Reader:
             script_objects if script else lambda _: None,
         )
 
-    def run(self, record: Record, start: int = 0, entry: str = "", index: int = 0, limits: Limits | None = None) -> Pickle:
+    def run(
+        self, record: Record, start: int = 0, entry: str = "", index: int = 0, limits: Limits | None = None
+    ) -> Pickle:
         """Interpret one pickle; an error is kept with what was met before it."""
         machine = Machine(Stream(record, start), self.names, limits or Limits())
         value, error = None, None
@@ -79,7 +81,7 @@ class Reader:
         width = torch_names.width_of(kind.dtype) if kind.dtype else 1
         storage = self.same(Storage(self.prefix + key, kind.dtype, count * width))
         view = pid[5] if len(pid) == 6 else None
-        return storage if view is None or type(storage) is Unusable else part(storage, view, width)
+        return part(storage, view, width) if view is not None and isinstance(storage, Storage) else storage
 
     def same(self, storage: Storage) -> Storage | Unusable:
         """One dtype and one length per key: two readings of the same bytes are not both right."""
@@ -87,7 +89,7 @@ class Reader:
         names = [s.dtype.name if s.dtype else "bytes" for s in (first, storage)]
         if names[0] != names[1] or first.nbytes != storage.nbytes:
             return torch_names.damaged(
-                f"storage {storage.key!r:.60} is {first.nbytes:,} bytes of {names[0]} and {storage.nbytes:,} of {names[1]}"
+                f"storage {storage.key!r:.60} is both {first.nbytes:,} B of {names[0]} and {storage.nbytes:,} of {names[1]}"
             )
         return first
 

@@ -18,14 +18,16 @@ MAX_FINDINGS = 1000
 
 
 def findings_of(contents: Contents, action: str) -> list[Finding]:
-    """All findings of a file, worst first within each pickle's order of bytes; `action` is what becomes of the calls."""
+    """All findings of a file, worst first; `action` is what becomes of the calls."""
     found = list(contents.findings)
     for pickle in contents.pickles:
         found += pickle_findings(pickle, action)
     found.sort(key=lambda f: ("error", "warning", "note").index(f.severity))
     if len(found) > MAX_FINDINGS:
         rest = found[MAX_FINDINGS - 1 :]
-        found[MAX_FINDINGS - 1 :] = [Finding("more-findings", rest[0].severity, f"{plural(len(rest), 'more finding')} like these")]
+        found[MAX_FINDINGS - 1 :] = [
+            Finding("more-findings", rest[0].severity, f"{plural(len(rest), 'more finding')} like these")
+        ]
     return found
 
 
@@ -60,7 +62,16 @@ def named_only(pickle: Pickle, ref: Ref, action: str) -> Iterator[Finding]:
     text = message(found.level, found.effect, "is named, not called")
     name = escape(reference(ref))
     yield Finding(
-        f"{found.level}-name", SEVERITY[found.level], text, pickle.entry, pickle.index, ref.offset, ref.opcode, name, "", action
+        f"{found.level}-name",
+        SEVERITY[found.level],
+        text,
+        pickle.entry,
+        pickle.index,
+        ref.offset,
+        ref.opcode,
+        name,
+        "",
+        action,
     )
 
 

@@ -13,7 +13,11 @@ from ckptool.text import escape
 
 MAX_INDEX = 1 << 26
 MAX_SHARDS = 10_000
-INDEXES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEXES = (
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 # A component of a diffusers folder, in the order of trust: safetensors before pickles, sharded or whole.
 WEIGHTS = (
     "diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin", "pytorch_model.bin",
@@ -43,13 +47,15 @@ def read_index(path: Path, stack: ExitStack) -> Plan:
     index = read_json(path)
     weight_map = index.get("weight_map") if type(index) is dict else None
     if type(weight_map) is not dict or not weight_map or not all(type(file) is str for file in weight_map.values()):
-        raise Malformed(f"{escape(str(path))}: has no weight_map from tensors to files", "give the *.index.json of a sharded model")
+        raise Malformed(
+            f"{escape(str(path))}: has no weight_map from tensors to files", "give the *.index.json of a sharded model"
+        )
     plans = [read_file(shard_path(path, file), stack) for file in sorted(set(weight_map.values()))]
     merged = merge(path, "sharded", [("", plan) for plan in plans])
     missing = sorted(weight_map.keys() - {tensor.name for tensor in merged.tensors})
     if missing:
         raise Malformed(
-            f"{escape(str(path))}: {len(missing):,} tensors of the index are in no shard, such as {escape(missing[0], 80)}",
+            f"{escape(str(path))}: {len(missing):,} of its tensors are in no shard, such as {escape(missing[0], 80)}",
             "the shards and the index do not belong together: get them again",
         )
     return merged
@@ -58,10 +64,14 @@ def read_index(path: Path, stack: ExitStack) -> Plan:
 def shard_path(index: Path, file: str) -> Path:
     """A shard beside its index. Raises Malformed for a name that leads elsewhere."""
     if "/" in file or "\\" in file or "\0" in file or file in ("", ".", ".."):
-        raise Malformed(f"{escape(str(index))}: names a shard outside its folder: {escape(file, 80)}", "do not trust the index")
+        raise Malformed(
+            f"{escape(str(index))}: names a shard outside its folder: {escape(file, 80)}", "do not trust the index"
+        )
     path = index.parent / file
     if not path.exists():
-        raise Refused(f"{escape(str(index))}: its shard {escape(file, 80)} is missing", "download all shards into the same folder")
+        raise Refused(
+            f"{escape(str(index))}: its shard {escape(file, 80)} is missing", "download all shards into the same folder"
+        )
     return path
 
 
@@ -76,12 +86,16 @@ def merge(path: Path, form: str, parts: list[tuple[str, Plan]]) -> Plan:
         for tensor in plan.tensors:
             name = prefix + tensor.name
             if name in tensors:
-                raise Malformed(f"{escape(str(path))}: the tensor {escape(name, 80)} is in two files", "keep one of them")
+                raise Malformed(
+                    f"{escape(str(path))}: the tensor {escape(name, 80)} is in two files", "keep one of them"
+                )
             tensors[name] = replace(tensor, name=name) if prefix else tensor
         for key, value in plan.metadata.items():
             metadata.setdefault(prefix + key if prefix and key != "format" else key, value)
         label = Path(plan.sources[0].source.label).name
-        findings += [replace(finding, entry=f"{label}/{finding.entry}" if finding.entry else label) for finding in plan.findings]
+        findings += [
+            replace(finding, entry=f"{label}/{finding.entry}" if finding.entry else label) for finding in plan.findings
+        ]
     dropped = tuple(replace(d, name=prefix + d.name) for prefix, plan in parts for d in plan.dropped)
     sources = tuple(record for _, plan in parts for record in plan.sources)
     return Plan(form, tuple(tensors.values()), dropped, metadata, tuple(findings), sources)
@@ -94,7 +108,8 @@ def read_folder(folder: Path, stack: ExitStack) -> Plan:
     plan = read_weights(folder, stack)
     if plan is None:
         raise UsageError(
-            f"{escape(str(folder))}: neither a diffusers folder nor a model in parts", f"give a file, or a folder with one of {', '.join(INDEXES)}"
+            f"{escape(str(folder))}: neither a diffusers folder nor a model in parts",
+            f"give a file, or a folder with one of {', '.join(INDEXES)}",
         )
     return plan
 

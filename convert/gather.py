@@ -74,7 +74,7 @@ def box_pieces(view: Strided, box: Box, extent: int) -> Iterator[tuple[int, memo
     items = numpy.frombuffer(raw, dtype=f"V{view.width}")
     shape = [n for _, n in box]
     gathered = numpy.ascontiguousarray(as_strided(items, shape, [stride * view.width for stride in view.strides]))
-    data = memoryview(gathered.view(numpy.uint8).reshape(-1))
+    data = gathered.view(numpy.uint8).reshape(-1).data
     for at, offset, length in runs(view.shape, box):
         yield offset * view.width, data[at * view.width : (at + length) * view.width]
 

@@ -37,7 +37,9 @@ def structure_of(root: Value, tensors: dict[int, Tensor]) -> Structure | None:
     if type(root) is not Dict:
         return None
     layers = [value for key, value in root.pairs if type(key) is int]
-    if not layers or not all(type(v) in (tuple, list) and len(v) == 2 and all(type(part) is Dict for part in v) for v in layers):
+    if not layers or not all(
+        type(v) in (tuple, list) and len(v) == 2 and all(type(part) is Dict for part in v) for v in layers
+    ):
         return None
     dropped: list[Dropped] = []
     entries: dict[Any, Any] = {}
@@ -46,7 +48,11 @@ def structure_of(root: Value, tensors: dict[int, Tensor]) -> Structure | None:
         if type(key) in (int, str) and found is not NOT_PLAIN:
             entries[key] = found
         else:
-            dropped.append(Dropped(escape(key, 120) if type(key) is str else expression(key), f"not a plain value: {expression(value)}"))
+            dropped.append(
+                Dropped(
+                    escape(key, 120) if type(key) is str else expression(key), f"not a plain value: {expression(value)}"
+                )
+            )
     return Structure(entries, tuple(dropped))
 
 
@@ -120,19 +126,32 @@ def dump_tensor(tensor: Tensor, key: int) -> bytes:
     """`_rebuild_tensor_v2` on a storage of its own, row-major."""
     storage = STORAGE_OF.get(tensor.dtype)
     if storage is None:
-        raise Refused(f"tensor {escape(tensor.name)}: {tensor.dtype} has no place in a hypernetwork", "convert it to safetensors")
+        raise Refused(
+            f"tensor {escape(tensor.name)}: {tensor.dtype} has no place in a hypernetwork", "convert it to safetensors"
+        )
     count = tensor.nbytes * 8 // BITS[tensor.dtype]
-    pid = b"(" + dump("storage", {}) + f"ctorch\n{storage}\n".encode() + dump(str(key), {}) + dump("cpu", {}) + dump(count, {}) + b"tQ"
+    pid = (
+        b"("
+        + dump("storage", {})
+        + f"ctorch\n{storage}\n".encode()
+        + dump(str(key), {})
+        + dump("cpu", {})
+        + dump(count, {})
+        + b"tQ"
+    )
     view = dump(0, {}) + dump(tensor.shape, {}) + dump(row_major(tensor.shape), {})
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + pid + view + b"\x89ccollections\nOrderedDict\n)RtR"
 
 
+def inline(name: str, data: bytes) -> Tensor:
+    return Tensor(name, "U8", (len(data),), Inline(data))
+
+
 def write_archive(fd: int, root: str, pickle: bytes, tensors: list[Tensor], advance: Advance) -> int:
     """A stored zip with the records of torch's format, each aligned to 64 bytes. Returns its size."""
-    small = lambda name, data: Tensor(name, "U8", (len(data),), Inline(data))  # noqa: E731
-    records = [small("data.pkl", pickle), small("byteorder", b"little")]
+    records = [inline("data.pkl", pickle), inline("byteorder", b"little")]
     records += [Tensor(f"data/{i}", t.dtype, t.shape, t.data) for i, t in enumerate(tensors)]
-    records.append(small("version", b"3\n"))
+    records.append(inline("version", b"3\n"))
     directory, position = b"", 0
     for record in records:
         name = f"{root}/{record.name}".encode("utf-8", "replace")
@@ -143,7 +162,15 @@ def write_archive(fd: int, root: str, pickle: bytes, tensors: list[Tensor], adva
             raise Refused("a hypernetwork of more than 4 GB", "convert it to safetensors")
         padding = -(position + 30 + len(name) + 4) % ALIGNMENT
         fields = pack("<4HIII", 0x0800, 0, 0, 0x0021, crc, record.nbytes, record.nbytes)
-        local = b"PK\x03\x04\x14\x00" + fields + pack("<HH", len(name), padding + 4) + name + b"FB" + pack("<H", padding) + b"Z" * padding
+        local = (
+            b"PK\x03\x04\x14\x00"
+            + fields
+            + pack("<HH", len(name), padding + 4)
+            + name
+            + b"FB"
+            + pack("<H", padding)
+            + b"Z" * padding
+        )
         directory += b"PK\x01\x02\x14\x00\x14\x00" + fields + pack("<5H2I", len(name), 0, 0, 0, 0, 0, position) + name
         write_at(fd, local, position)
         position += len(local)

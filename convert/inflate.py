@@ -55,13 +55,15 @@ def inflated(record: Record) -> Iterator[bytes]:
                 out = inflater.decompress(data, CHUNK)
                 total += len(out)
                 if total > record.size:
-                    raise OverBudget(f"{record.label}: inflates to more than the {record.size:,} bytes that it states", DAMAGED)
+                    raise OverBudget(
+                        f"{record.label}: inflates to more than the {record.size:,} bytes that it states", DAMAGED
+                    )
                 crc = zlib_ng.crc32(out, crc)
                 yield out
                 data = inflater.unconsumed_tail
             if inflater.eof and (inflater.unused_data or data):
                 raise Malformed(f"{record.label}: bytes follow its deflated data", DAMAGED)
-    except zlib_ng.error as error:
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls the class an instance
         raise Malformed(f"{record.label}: is not deflated data: {error}", DAMAGED) from error
     if not inflater.eof or total != record.size:
         raise Malformed(f"{record.label}: inflates to {total:,} bytes where {record.size:,} are stated", DAMAGED)
@@ -74,7 +76,9 @@ def pickle_record(record: Record) -> Record:
         check_crc(record)
         return record
     if record.size > MAX_PICKLE:
-        raise OverBudget(f"{record.label}: a deflated pickle of {show_size(record.size)}", "repack the archive without compression")
+        raise OverBudget(
+            f"{record.label}: a deflated pickle of {show_size(record.size)}", "repack the archive without compression"
+        )
     return Record.whole(Memory(b"".join(inflated(record)), record.label))
 
 

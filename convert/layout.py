@@ -43,7 +43,8 @@ def layout(tensors: tuple[Tensor, ...], metadata: dict[str, str]) -> Layout:
     header += b" " * (-len(header) % 8)
     if len(header) > MAX_HEADER:
         raise Refused(
-            f"the output's header would take {len(header):,} bytes; safetensors allows {MAX_HEADER:,}", "write shards: --max-shard-size"
+            f"the output's header would take {len(header):,} bytes; safetensors allows {MAX_HEADER:,}",
+            "write shards: --max-shard-size",
         )
     head = len(header).to_bytes(8, "little") + header
     return Layout(head, ordered, tuple(len(head) + begin for begin in begins), len(head) + position)

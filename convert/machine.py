@@ -1,4 +1,4 @@
-"""The pickle machine: an opcode loop over inert values. It imports nothing, looks nothing up, calls nothing of the file's."""
+"""The pickle machine: an opcode loop over inert values, which imports, looks up and calls nothing of the file's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Names:
     constants: dict[tuple[str, str], Value]
     persistent: Callable[[Value], Value]
     objects: Callable[[str], Meaning | None] = lambda _: None
-    """What making an object means for a whole module of names: the classes that a TorchScript archive defines itself."""
+    """What making an object means for all names of a module: the classes that a TorchScript archive defines."""
 
     def is_known(self, module: str, name: str) -> bool:
         pair = (module, name)
@@ -209,7 +209,9 @@ class Machine:
         """Push what a name stands for: a constant of ours, or an inert reference."""
         if type(module) is not str or type(name) is not str:
             # A name that the file computes has no meaning, whatever it would come out as.
-            self.record(Call(Ref("", "computed name", self.at, False, opcode, True), (module, name), None, opcode, self.at))
+            self.record(
+                Call(Ref("", "computed name", self.at, False, opcode, True), (module, name), None, opcode, self.at)
+            )
             return
         pair = (module, name)
         if pair in self.names.constants:
@@ -241,8 +243,11 @@ class Machine:
 
     def malformed(self, what: str) -> Malformed:
         return Malformed(
-            f"{self.stream.record.label}: bad pickle at byte {self.at:,}: {what}", "the file is damaged or forged: get another copy"
+            f"{self.stream.record.label}: bad pickle at byte {self.at:,}: {what}",
+            "the file is damaged or forged: get another copy",
         )
 
     def over(self, what: str, limit: int) -> OverBudget:
-        return OverBudget(f"{self.stream.record.label}: more than {limit:,} {what} in the pickle at byte {self.at:,}", BOMB)
+        return OverBudget(
+            f"{self.stream.record.label}: more than {limit:,} {what} in the pickle at byte {self.at:,}", BOMB
+        )

@@ -1,6 +1,6 @@
 """What the closed set of numpy's names means: arrays, dtypes and scalars, as numpy's own pickles write them.
 
-Source: numpy/_core/src/multiarray/methods.c (`array_reduce`, `array_setstate`) and numpy/_core/numeric.py (`_frombuffer`).
+Source: numpy/_core/src/multiarray/methods.c (`array_reduce`, `array_setstate`), numpy/_core/numeric.py (`_frombuffer`).
 """
 
 from collections.abc import Callable
@@ -117,7 +117,9 @@ def reconstruct(kind: Value = None, *_: Value) -> Value:
     return damaged("a numpy array of a class that is not known")
 
 
-def frombuffer(data: Value = None, dtype: Value = None, shape: Value = None, order: Value = None, axes: Value = None) -> Value:
+def frombuffer(
+    data: Value = None, dtype: Value = None, shape: Value = None, order: Value = None, axes: Value = None
+) -> Value:
     """`_frombuffer(buf, dtype, shape, order)`: protocol 5 with its buffers in line."""
     if order not in ("C", "F") or axes is not None:
         return damaged("a numpy array in an order that is not known")

@@ -94,7 +94,7 @@ def op_string(m: Machine) -> None:
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
         raise m.malformed("a string without quotes")
     try:
-        m.push(text_or_bytes(codecs.escape_decode(line[1:-1])[0]))  # type: ignore[arg-type]
+        m.push(text_or_bytes(codecs.escape_decode(line[1:-1])[0]))
     except ValueError:
         raise m.malformed("a bad escape in a string") from None
 

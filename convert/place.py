@@ -28,13 +28,18 @@ def place_all(
     for name, rebuilt in tensors.items():
         total += prod(rebuilt.shape) * BITS[rebuilt.dtype] // 8
         if total > limit:
-            raise OverBudget(f"its tensors would take more than {size(limit)} out of a file of {size(input_size)} (at {name!r:.80})", BOMB)
+            raise OverBudget(
+                f"its tensors would take more than {size(limit)} out of a file of {size(input_size)} (at {name!r:.80})",
+                BOMB,
+            )
         record = rebuilt.storage.record or locate(rebuilt.storage)
         if record.packed is not None:
             packed[record.offset] = record.size
         placed.append(place(name, rebuilt, record, big_endian))
     if sum(packed.values()) > limit:
-        raise OverBudget(f"its records would inflate to more than {size(limit)} out of a file of {size(input_size)}", BOMB)
+        raise OverBudget(
+            f"its records would inflate to more than {size(limit)} out of a file of {size(input_size)}", BOMB
+        )
     return tuple(placed)
 
 
@@ -54,7 +59,7 @@ def place(name: str, rebuilt: Rebuilt, record: Record, big_endian: bool) -> Tens
         shape = (*shape[:-1], shape[-1] * packs)
     own_bytes = rebuilt.storage.record is not None
     change = elements.change(rebuilt.dtype, rebuilt.swap or (big_endian and not own_bytes), rebuilt.conj, rebuilt.neg)
-    if change is not None and not (isinstance(data, Inline) or isinstance(data, Mapped)):
+    if change is not None and not isinstance(data, Inline | Mapped):
         data = Mapped(data, width, change)
     return Tensor(name, rebuilt.dtype, shape, data)
 

@@ -59,7 +59,9 @@ def plan_of(source: Bytes, contents: Contents) -> Plan:
     findings = tuple(findings_of(contents, "disarmed"))
     by_identity = {id(rebuilt): tensor for rebuilt, tensor in zip(flat.tensors.values(), tensors, strict=True)}
     structure = structure_of(contents.value, by_identity)
-    return Plan(contents.format, tensors, tuple(flat.dropped), flat.metadata, findings, (Record.whole(source),), structure)
+    return Plan(
+        contents.format, tensors, tuple(flat.dropped), flat.metadata, findings, (Record.whole(source),), structure
+    )
 
 
 def in_file(source: Bytes, error: CkptoolError) -> CkptoolError:

@@ -21,12 +21,19 @@ def read_safetensors(source: Bytes) -> Plan:
     """The plan of a safetensors file."""
     record = Record.whole(source)
     if source.size < 8:
-        raise Truncated(f"{source.label}: ends at byte {source.size:,}, inside the length of its header", "download it again")
+        raise Truncated(
+            f"{source.label}: ends at byte {source.size:,}, inside the length of its header", "download it again"
+        )
     length = int.from_bytes(record.read(0, 8), "little")
     if length > MAX_HEADER:
-        raise OverBudget(f"{source.label}: states a header of {length:,} bytes; the format allows {MAX_HEADER:,}", DAMAGED)
+        raise OverBudget(
+            f"{source.label}: states a header of {length:,} bytes; the format allows {MAX_HEADER:,}", DAMAGED
+        )
     if 8 + length > source.size:
-        raise Truncated(f"{source.label}: ends at byte {source.size:,}, but its header goes on to byte {8 + length:,}", "download it again")
+        raise Truncated(
+            f"{source.label}: ends at byte {source.size:,}, but its header goes on to byte {8 + length:,}",
+            "download it again",
+        )
     header = parse(source, record.read(8, length))
     metadata = check_metadata(source, header.pop("__metadata__", {}))
     tensors = [read_tensor(record, 8 + length, name, entry) for name, entry in header.items()]
@@ -77,13 +84,19 @@ def read_tensor(record: Record, start: int, name: str, entry: Any) -> Tensor:
 def check_cover(source: Bytes, start: int, tensors: list[Tensor]) -> None:
     """The tensors fill the rest of the file exactly, one after the other."""
     position = start
-    spans = sorted(((t.data.offset, t.data.length, t.name) for t in tensors if isinstance(t.data, Span)), key=lambda s: s[:2])
+    spans = sorted(
+        ((t.data.offset, t.data.length, t.name) for t in tensors if isinstance(t.data, Span)), key=lambda s: s[:2]
+    )
     for offset, length, name in spans:
         if offset != position:
             what = "overlaps another tensor" if offset < position else "leaves a hole before it"
             raise Malformed(f"{source.label}: tensor {escape(name, 80)} at byte {offset:,} {what}", DAMAGED)
         position += length
     if position > source.size:
-        raise Truncated(f"{source.label}: ends at byte {source.size:,}, but should end at byte {position:,}", "download it again")
+        raise Truncated(
+            f"{source.label}: ends at byte {source.size:,}, but should end at byte {position:,}", "download it again"
+        )
     if position < source.size:
-        raise Malformed(f"{source.label}: {source.size - position:,} bytes follow the last tensor at byte {position:,}", DAMAGED)
+        raise Malformed(
+            f"{source.label}: {source.size - position:,} bytes follow the last tensor at byte {position:,}", DAMAGED
+        )

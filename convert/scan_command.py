@@ -23,7 +23,13 @@ SEVERITY_COLOURS = {"note": None, "warning": "yellow", "error": "red"}
 @click.option("--hash", "with_hash", is_flag=True, help="Compute each file's sha256, which reads all of it.")
 @reporting
 def command(
-    sources: tuple[Path, ...], with_hash: bool, as_json: bool, report: Path | None, quiet: bool, verbose: bool, no_progress: bool
+    sources: tuple[Path, ...],
+    with_hash: bool,
+    as_json: bool,
+    report: Path | None,
+    quiet: bool,
+    verbose: bool,
+    no_progress: bool,
 ) -> None:
     """Say what each pickle would import and call, without doing it.
 
@@ -49,7 +55,9 @@ def command(
         if not quiet:
             show(found, verbose, to_stderr=as_json)
     if not counts:
-        raise UsageError("no checkpoint was found, so nothing was looked at", "give a file, or a folder that holds models")
+        raise UsageError(
+            "no checkpoint was found, so nothing was looked at", "give a file, or a folder that holds models"
+        )
     single = len(sources) == 1 and not sources[0].is_dir()
     if report:
         write_report(report, reports, single, sources)

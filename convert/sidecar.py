@@ -6,8 +6,8 @@ from pathlib import Path
 from ckptool.errors import UsageError
 from ckptool.output import Output
 from ckptool.source import File, Record
-from ckptool.text import escape
 from ckptool.tensor import Dropped
+from ckptool.text import escape
 
 MAX_SIZE = 1 << 20
 CODE_TAG = b"!!python"
@@ -31,7 +31,9 @@ def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None,
     if goal.exists() and not force:
         if goal.is_file() and goal.stat().st_size == len(data) and goal.read_bytes() == data:
             return None, goal, None
-        raise UsageError(f"{escape(str(goal), 1000)}: exists already, and differs from the source's", "--force replaces it")
+        raise UsageError(
+            f"{escape(str(goal), 1000)}: exists already, and differs from the source's", "--force replaces it"
+        )
     return data, goal, None
 
 

@@ -8,7 +8,11 @@ UNPACK = "unpack it and give the file that is inside"
 
 # Leading bytes of what is often mistaken for a checkpoint: what it is, and what to do.
 IMPOSTORS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a git-lfs pointer, not the file it stands for", "run `git lfs pull` in its repository"),
+    (
+        b"version https://git-lfs",
+        "a git-lfs pointer, not the file it stands for",
+        "run `git lfs pull` in its repository",
+    ),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     (b"Rar!\x1a\x07", "a rar archive", UNPACK),
     (b"\x1f\x8b", "a gzip file", UNPACK),
@@ -42,12 +46,15 @@ def sniff(source: Bytes) -> str:
             raise NotACheckpoint(f"{source.label}: this is {name}", hint)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<"):
-        raise NotACheckpoint(f"{source.label}: this is a web page, not a model", "the download needs a login or another address")
+        raise NotACheckpoint(
+            f"{source.label}: this is a web page, not a model", "the download needs a login or another address"
+        )
     if text.startswith(b"{") and not head.startswith(b"{"):
         raise NotACheckpoint(f"{source.label}: this is a JSON text", "give the model's file, or its *.index.json")
     if is_tar(head):
         raise NotACheckpoint(
-            f"{source.label}: this is a tar archive (torch before 0.1.10 wrote such files)", "save it again with a newer torch, or unpack it"
+            f"{source.label}: this is a tar archive (torch before 0.1.10 wrote such files)",
+            "save it again with a newer torch, or unpack it",
         )
     if head.startswith(b"PK\x03\x04"):
         return "zip"
@@ -55,7 +62,9 @@ def sniff(source: Bytes) -> str:
         return "safetensors"
     if head[0] in FIRST_OPCODES:
         return "pickle"
-    raise NotACheckpoint(f"{source.label}: no torch, pickle or safetensors file begins like this ({head[:8].hex(' ')})", "check the file")
+    raise NotACheckpoint(
+        f"{source.label}: no torch, pickle or safetensors file begins like this ({head[:8].hex(' ')})", "check the file"
+    )
 
 
 # What a pickle can begin with: PROTO, or anything that pushes, for protocol 0 and 1.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ckptool.convert.numpy_names import Array
 from ckptool.convert.render import expression
-from ckptool.convert.values import Call, Dict, Module, Rebuilt, Unusable, Value
+from ckptool.convert.values import Dict, Module, Rebuilt, Unusable, Value
 from ckptool.convert.walk import Bearers, tensors_in
 from ckptool.errors import Malformed, OverBudget, Refused
 from ckptool.tensor import Dropped
@@ -12,7 +12,8 @@ from ckptool.text import escape, plural
 
 # Under these names a state dict sits in a larger object. The first one that holds tensors gives them its plain names.
 WRAPPERS = (
-    "state_dict", "model_state_dict", "params_ema", "params", "model", "module", "net", "adapter", "state_dict_ema", "ema",
+    "state_dict", "model_state_dict", "params_ema", "params", "model", "module", "net", "adapter",
+    "state_dict_ema", "ema",
 )  # fmt: skip
 
 # Beside a state dict, these are the state of a training run and not of a model.
@@ -56,7 +57,10 @@ def flatten(root: Value) -> Flat:
         root = Dict([("tensor", root)])
         bearers = Bearers(root)
     if root not in bearers:
-        raise Refused("it holds no tensors", "if it is a checkpoint, its tensors are made by something that is not known: run scan")
+        raise Refused(
+            "it holds no tensors",
+            "if it is a checkpoint, its tensors are made by something that is not known: run scan",
+        )
     if type(root) is not Dict:
         add(flat, bearers, "", root, 0)
         return flat
@@ -141,7 +145,9 @@ def add(flat: Flat, bearers: Bearers, name: str, value: Value, depth: int) -> No
     elif kind is Module:
         add_module(flat, bearers, name, value, depth)
     else:
-        raise Refused(f"{show(name) or 'the state dict'}: its tensors depend on {expression(value)}, which is not known", BY_HAND)
+        raise Refused(
+            f"{show(name) or 'the state dict'}: its tensors depend on {expression(value)}, which is not known", BY_HAND
+        )
 
 
 def add_module(flat: Flat, bearers: Bearers, name: str, module: Module, depth: int) -> None:
@@ -155,7 +161,9 @@ def add_module(flat: Flat, bearers: Bearers, name: str, module: Module, depth: i
         elif module.kind == "script" and part in bearers:
             add(flat, bearers, *named(key, part, name, bearers), depth + 1)
         elif part in bearers:
-            flat.dropped.append(Dropped(show(named(key, part, name, bearers)[0]), f"a plain attribute of a {module.kind}"))
+            flat.dropped.append(
+                Dropped(show(named(key, part, name, bearers)[0]), f"a plain attribute of a {module.kind}")
+            )
 
 
 def put(flat: Flat, name: str, tensor: Rebuilt) -> None:
@@ -163,7 +171,9 @@ def put(flat: Flat, name: str, tensor: Rebuilt) -> None:
     if name in flat.tensors:
         raise Malformed(f"two tensors would be named {show(name)}", BY_HAND)
     if len(flat.tensors) >= MAX_TENSORS or flat.characters > MAX_NAMES:
-        raise OverBudget(f"more than {MAX_TENSORS:,} tensors or {MAX_NAMES:,} characters of names", "do not trust the file")
+        raise OverBudget(
+            f"more than {MAX_TENSORS:,} tensors or {MAX_NAMES:,} characters of names", "do not trust the file"
+        )
     if name == "__metadata__" or not is_utf8(name):
         raise Refused(f"a tensor cannot be named {show(name)} in safetensors", BY_HAND)
     flat.tensors[name] = tensor

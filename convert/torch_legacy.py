@@ -92,7 +92,10 @@ def storage_table(record: Record, start: int, keys: list[str], storages: dict[st
             )
         count = int.from_bytes(record.read(start, HEADER), "little", signed=True)
         if not is_count(count) or count * width != storage.nbytes:
-            raise Malformed(f"{record.label}: the storage {name} has {count:,} elements at byte {start:,}, its pickle says otherwise", DAMAGED)
+            raise Malformed(
+                f"{record.label}: the storage {name} has {count:,} elements at byte {start:,}, unlike its pickle",
+                DAMAGED,
+            )
         table[key] = record.slice(start + HEADER, storage.nbytes, key)
         start = end
     return table

@@ -20,7 +20,8 @@ DTYPES: dict[str, str | None] = {
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
     "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ", "float4_e2m1fn_x2": "F4",
     "complex128": None, "complex32": None, "qint8": None, "quint8": None, "qint32": None,
-    "quint4x2": None, "quint2x4": None, "bits8": None, "bits16": None, "bits1x8": None, "bits2x4": None, "bits4x2": None,
+    "quint4x2": None, "quint2x4": None, "bits8": None, "bits16": None, "bits1x8": None, "bits2x4": None,
+    "bits4x2": None,
 }  # fmt: skip
 # Widths, in bytes, of the dtypes above that safetensors does not have: their storages are still measured.
 FOREIGN_WIDTHS: dict[str, int] = {"complex128": 16, "complex32": 4, "qint32": 4, "bits16": 2}
@@ -31,7 +32,8 @@ WIDTHS: dict[str, int] = {
 
 STORAGES: dict[str, str] = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8",
     "BoolStorage": "bool", "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
     "QInt8Storage": "qint8", "QUInt8Storage": "quint8", "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
@@ -104,7 +106,9 @@ def rebuild(storage: Value, offset: Value, shape: Value, strides: Value, dtype: 
     if wrong:
         return damaged(wrong)
     if dtype.code is None:
-        return Unusable(f"its dtype {dtype.name} does not exist in safetensors", "cast it with torch first, or leave it out")
+        return Unusable(
+            f"its dtype {dtype.name} does not exist in safetensors", "cast it with torch first, or leave it out"
+        )
     if metadata is None and dtype.code != "F4":
         return Rebuilt(dtype.code, shape, strides, offset, storage)
     conj, neg = flag(metadata, "conj"), flag(metadata, "neg")
@@ -121,28 +125,32 @@ def flag(metadata: Value, name: str) -> bool:
     return any(type(key) is str and key == name and value is True for key, value in metadata.pairs)
 
 
-def rebuild_tensor(storage: Value = None, offset: Value = None, shape: Value = None, strides: Value = None, *_: Value) -> Value:
+def rebuild_tensor(
+    storage: Value = None, offset: Value = None, shape: Value = None, strides: Value = None, *_: Value
+) -> Value:
     """`_rebuild_tensor(storage, storage_offset, size, stride)`: the dtype is the storage's."""
-    if type(storage) is Storage and storage.dtype is None:
-        return damaged("its storage has no dtype")
-    return rebuild(storage, offset, shape, strides, storage.dtype if type(storage) is Storage else DType(None, ""))
+    return rebuild_typed(storage, offset, shape, strides)
 
 
 def rebuild_tensor_v2(*args: Value) -> Value:
     """`_rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks, metadata=None)`."""
     if not 6 <= len(args) <= 7:
         return damaged(f"_rebuild_tensor_v2 has {len(args)} arguments")
-    storage = args[0]
+    return rebuild_typed(args[0], args[1], args[2], args[3], args[6] if len(args) == 7 else None)
+
+
+def rebuild_typed(storage: Value, offset: Value, shape: Value, strides: Value, metadata: Value = None) -> Value:
+    """A tensor of the dtype of its storage."""
     if type(storage) is not Storage or storage.dtype is None:
         return storage if type(storage) is Unusable else damaged("its storage is not a typed storage")
-    return rebuild(*args[:4], storage.dtype, args[6] if len(args) == 7 else None)
+    return rebuild(storage, offset, shape, strides, storage.dtype, metadata)
 
 
 def rebuild_tensor_v3(*args: Value) -> Value:
     """As v2, with a dtype before the metadata; the storage counts bytes."""
     if not 7 <= len(args) <= 8 or type(args[6]) is not DType:
         return damaged("_rebuild_tensor_v3 has no dtype")
-    return rebuild(*args[:4], args[6], args[7] if len(args) == 8 else None)
+    return rebuild(args[0], args[1], args[2], args[3], args[6], args[7] if len(args) == 8 else None)
 
 
 def rebuild_parameter(data: Value = None, *_: Value) -> Value:
@@ -158,7 +166,9 @@ def rebuild_from_type(function: Value = None, kind: Value = None, args: Value = 
         meaning = REBUILDERS.get((function.module, function.name))
         if meaning is not None and type(kind) is Ref:
             return meaning(*args)
-    return Unusable("it is made by a function that is not known", "load it with the program that wrote it, then save plain tensors")
+    return Unusable(
+        "it is made by a function that is not known", "load it with the program that wrote it, then save plain tensors"
+    )
 
 
 def unsupported(what: str) -> Callable[..., Value]:
@@ -194,7 +204,11 @@ def make_set(*args: Value) -> Value:
 
 
 def make_size(*args: Value) -> Value:
-    return args[0] if len(args) == 1 and type(args[0]) is tuple else damaged("a torch.Size is made of something else than a tuple")
+    return (
+        args[0]
+        if len(args) == 1 and type(args[0]) is tuple
+        else damaged("a torch.Size is made of something else than a tuple")
+    )
 
 
 def container(kind: str) -> Callable[..., Value]:

@@ -55,8 +55,12 @@ def check_kind(source: Bytes, archive: Archive) -> None:
     if any(name.startswith(("models/", "data/weights/")) for name in records):
         raise NotACheckpoint(f"{source.label}: a torch.export program", REPACK)
     if not archive.root and all(name.endswith(".npy") for name in records):
-        raise NotACheckpoint(f"{source.label}: a numpy .npz archive", "load it with numpy and save the arrays as safetensors")
-    raise NotACheckpoint(f"{source.label}: a zip without data.pkl, so no torch checkpoint", "unpack it and give the file that is inside")
+        raise NotACheckpoint(
+            f"{source.label}: a numpy .npz archive", "load it with numpy and save the arrays as safetensors"
+        )
+    raise NotACheckpoint(
+        f"{source.label}: a zip without data.pkl, so no torch checkpoint", "unpack it and give the file that is inside"
+    )
 
 
 def run_pickles(archive: Archive, contents: Contents) -> Pickle:
@@ -111,7 +115,9 @@ def big_endian(archive: Archive) -> bool:
     check_crc(record)
     order = record.read(0, record.size) if record.packed is None and record.size <= 16 else b"?"
     if order not in (b"little", b"big"):
-        raise Malformed(f"{record.label}: neither 'little' nor 'big'", "the file is damaged or forged: get another copy")
+        raise Malformed(
+            f"{record.label}: neither 'little' nor 'big'", "the file is damaged or forged: get another copy"
+        )
     return order == b"big"
 
 
@@ -120,7 +126,9 @@ def locate(source: Bytes, archive: Archive, storage: Storage) -> Record:
     record = archive.records.get(storage.key)
     if record is None:
         name = escape(storage.key, 80)
-        raise Malformed(f"{source.label}: the storage {name} is not in the archive", "the file is damaged: get another copy")
+        raise Malformed(
+            f"{source.label}: the storage {name} is not in the archive", "the file is damaged: get another copy"
+        )
     if record.size != storage.nbytes:
         raise Malformed(
             f"{record.label} has {record.size:,} bytes, the pickle says {storage.nbytes:,}",
@@ -152,6 +160,6 @@ def with_expected_end(source: Bytes, error: Truncated) -> Truncated:
         return error
     needed = sum(storage.nbytes for storage in reader.storages.values())
     return Truncated(
-        f"{source.label}: ends at byte {source.size:,} ({size(source.size)}), but its tensors alone need {needed:,} ({size(needed)})",
+        f"{source.label}: ends at byte {source.size:,}, but its tensors alone need {needed:,} bytes ({size(needed)})",
         "the download was cut off: download it again",
     )

@@ -109,7 +109,11 @@ def summed_records(tensors: Iterable[Tensor]) -> list[Record]:
     records: dict[int, Record] = {}
     for tensor in tensors:
         record = record_of(tensor.data)
-        if record is not None and record.crc is not None and not (is_small(tensor.data) and tensor.data.length == record.size):
+        if (
+            record is not None
+            and record.crc is not None
+            and not (is_small(tensor.data) and tensor.data.length == record.size)
+        ):
             records[id(record)] = record
     return list(records.values())
 

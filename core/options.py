@@ -10,25 +10,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 ENDINGS = (".json", ".sarif", ".html", ".md")
 
 
-class ReportPath(click.ParamType):
+def report_path(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
     """A file for the report, its form told by the ending."""
-
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(value)
-        if path.suffix not in ENDINGS:
-            self.fail(f"{value!r} does not end in one of {', '.join(ENDINGS)}", param, ctx)
-        if not path.parent.is_dir():
-            self.fail(f"the folder {str(path.parent)!r} does not exist", param, ctx)
-        return path
+    if value is not None and value.suffix not in ENDINGS:
+        raise click.BadParameter(f"{str(value)!r} does not end in one of {', '.join(ENDINGS)}")
+    if value is not None and not value.parent.is_dir():
+        raise click.BadParameter(f"the folder {str(value.parent)!r} does not exist")
+    return value
 
 
 def reporting(function: F) -> F:
     """--json, --report, -q, -v and --no-progress."""
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout; words go to stderr."),
-        click.option("--report", type=ReportPath(), metavar="FILE", help="Write the report: .json, .sarif, .html or .md."),
+        click.option(
+            "--report",
+            type=click.Path(path_type=Path, dir_okay=False),
+            callback=report_path,
+            metavar="FILE",
+            help="Write the report: .json, .sarif, .html or .md.",
+        ),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
         click.option("-v", "--verbose", is_flag=True, help="Print every tensor and finding, not the first few."),
         click.option("--no-progress", is_flag=True, help="Show no progress bar on a terminal."),
@@ -43,7 +44,9 @@ def writing(function: F) -> F:
     options = (
         click.option("--dry-run", is_flag=True, help="Show what would be done and write nothing."),
         click.option("-f", "--force", is_flag=True, help="Replace a destination that exists."),
-        click.option("--fail-on-finding", is_flag=True, help="Exit 1 when something unknown or dangerous was disarmed."),
+        click.option(
+            "--fail-on-finding", is_flag=True, help="Exit 1 when something unknown or dangerous was disarmed."
+        ),
     )
     for option in reversed(options):
         function = option(function)

@@ -32,7 +32,9 @@ class Output:
             raise unwritable(self.path, error) from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 os.fsync(self.fd)
@@ -98,7 +100,9 @@ def exists(path: Path) -> UsageError:
 
 
 def unwritable(path: Path, error: OSError) -> CkptoolError:
-    return Unwritable(f"{escape(str(path))}: cannot be written: {error.strerror or error}", "make room, or write to another folder")
+    return Unwritable(
+        f"{escape(str(path))}: cannot be written: {error.strerror or error}", "make room, or write to another folder"
+    )
 
 
 def check_space(path: Path, nbytes: int) -> None:
@@ -111,5 +115,6 @@ def check_space(path: Path, nbytes: int) -> None:
     # File systems that keep no count (some network ones) report no blocks at all.
     if free.f_blocks and nbytes > available:
         raise Unwritable(
-            f"{escape(str(path))}: needs {size(nbytes)}, but its file system has {size(available)} free", "make room, or write to another folder"
+            f"{escape(str(path))}: needs {size(nbytes)}, but its file system has {size(available)} free",
+            "make room, or write to another folder",
         )

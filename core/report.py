@@ -51,7 +51,12 @@ def plan_data(source: str, plan: Plan, output: Report | None) -> Report:
 
 def refusal_data(source: str, message: str, hint: str) -> Report:
     """The report of a file that was refused."""
-    return {"schema_version": SCHEMA_VERSION, "source": source, "output": None, "error": {"message": message, "hint": hint}}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": source,
+        "output": None,
+        "error": {"message": message, "hint": hint},
+    }
 
 
 def to_json(reports: list[Report], single: bool) -> str:

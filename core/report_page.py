@@ -9,7 +9,8 @@ STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
 body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; overflow-wrap: anywhere; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; vertical-align: top; }
+table { border-collapse: collapse; width: 100%; }
+td, th { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; vertical-align: top; }
 td { overflow-wrap: anywhere; } code { font-family: ui-monospace, monospace; font-size: .9em; }
 .badge { border-radius: .3rem; padding: .1rem .5rem; color: #fff; font-size: .85rem; }
 .clean, .harmless, .note { background: #2a7d3f; } .unknown, .warning { background: #9a6700; }
@@ -48,7 +49,9 @@ def facts(report: Report) -> list[str]:
         lines.append(f"Refused: {report['error']['message']} ({report['error']['hint']})")
     output = report.get("output")
     if output:
-        lines.append(f"Output: {output['path']} ({output['bytes']:,} bytes, sha256 {output['sha256'] or 'not computed'})")
+        lines.append(
+            f"Output: {output['path']} ({output['bytes']:,} bytes, sha256 {output['sha256'] or 'not computed'})"
+        )
         lines.append(f"Tensors kept: {report['kept']:,}")
     lines += [f"Dropped: {item['name']}: {item['reason']}" for item in report.get("dropped", ())]
     return lines
@@ -88,9 +91,14 @@ def section(report: Report) -> str:
     title = escape(str(report.get("path") or report.get("source") or ""))
     lines = "".join(f"<li>{escape(line)}</li>" for line in facts(report))
     found = "".join(
-        f'<tr><td><span class="badge {escape(severity)}">{escape(severity)}</span></td><td><code>{escape(what)}</code></td>'
+        f'<tr><td><span class="badge {escape(severity)}">{escape(severity)}</span></td>'
+        f"<td><code>{escape(what)}</code></td>"
         f"<td>{escape(where)}</td><td>{escape(action)}</td></tr>"
         for severity, what, where, action in rows(report)
     )
-    table = f'<div class="scroll"><table><tr><th>severity<th>finding<th>where<th>action</tr>{found}</table></div>' if found else ""
+    table = (
+        f'<div class="scroll"><table><tr><th>severity<th>finding<th>where<th>action</tr>{found}</table></div>'
+        if found
+        else ""
+    )
     return f'<h2>{title} <span class="badge {escape(word)}">{escape(word)}</span></h2><ul>{lines}</ul>{table}'

@@ -36,7 +36,11 @@ def to_sarif(reports: list[dict[str, Any]]) -> str:
         "informationUri": "https://pypi.org/project/ckptool/",
         "rules": [{"id": rule, "shortDescription": {"text": text}} for rule, text in RULES.items()],
     }
-    log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}]}
+    log = {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}],
+    }
     return json.dumps(log, indent=2) + "\n"
 
 
@@ -49,7 +53,9 @@ def result(report: dict[str, Any], finding: dict[str, Any]) -> dict[str, Any]:
         "level": finding["severity"],
         "message": {"text": f"{text} ({where}byte {finding['offset']}, {finding['action']})"},
         "locations": [location(report)],
-        "properties": {key: finding[key] for key in ("entry", "pickle", "offset", "opcode", "reference", "call", "action")},
+        "properties": {
+            key: finding[key] for key in ("entry", "pickle", "offset", "opcode", "reference", "call", "action")
+        },
     }
 
 

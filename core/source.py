@@ -44,7 +44,9 @@ class File:
         except FileNotFoundError:
             raise UsageError(f"{label}: there is no such file", "check the path") from None
         except OSError as error:
-            raise UsageError(f"{label}: cannot be opened: {error.strerror}", "check the path and its permissions") from error
+            raise UsageError(
+                f"{label}: cannot be opened: {error.strerror}", "check the path and its permissions"
+            ) from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise NotACheckpoint(f"{label}: not a regular file", "give the path of a checkpoint file")
@@ -84,7 +86,9 @@ class File:
         """Raise when somebody wrote to the file since it was opened."""
         status = os.fstat(self._fd)
         if (status.st_size, status.st_mtime_ns) != self._opened_as:
-            raise Truncated(f"{self.label}: was changed while it was being read", "wait until it is complete, then run again")
+            raise Truncated(
+                f"{self.label}: was changed while it was being read", "wait until it is complete, then run again"
+            )
 
 
 class Memory:
@@ -98,7 +102,9 @@ class Memory:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         end = offset + len(buffer)
         if end > self.size:
-            raise Truncated(f"{self.label}: ends at byte {self.size:,}, but byte {end:,} is needed", "the file is incomplete")
+            raise Truncated(
+                f"{self.label}: ends at byte {self.size:,}, but byte {end:,} is needed", "the file is incomplete"
+            )
         buffer[:] = self.data[offset:end]
 
     def fileno(self) -> None:

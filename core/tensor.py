@@ -1,8 +1,8 @@
 """A checkpoint is a plan: a tuple of tensors whose bytes have not been read yet.
 
-    read:  source -> Plan            convert/
-    step:  Plan   -> Plan            prune/, quantize/
-    write: Plan   -> file            convert/
+read:  source -> Plan            convert/
+step:  Plan   -> Plan            prune/, quantize/
+write: Plan   -> file            convert/
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class Mapped:
     data: "Span | Strided | Inline"
     width: int
     """Bytes of an element, before and after."""
-    change: Callable[[bytearray | memoryview], None]
+    change: Callable[[memoryview], None]
 
 
 Data = Span | Strided | Inline | Mapped
