@@ -6,12 +6,10 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from benchmarks.cases import SMALL
 from fixtures.models import StateDict, lightning, state_dict, textual_inversion
 from fixtures.tensors import noise
 from fixtures.torchfile import save_zip
-
-SMALL = "small.ckpt"
-"""Built beside the file whose reading is counted: reading this one takes the same modules."""
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Writes results as a plain table for a terminal and as a Markdown page."""
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -7,8 +8,10 @@ HEAD = ("", "median", "from – to", "figure", "peak memory", "target")
 
 ABOUT = """# Benchmarks
 
-`make bench` measures these side by side and prints them; `python -m benchmarks.run --markdown docs/benchmarks.md` in the
-same environment writes this page. {how}
+`make bench` measures these side by side and prints them; `.venv/bin/python -m benchmarks.run --markdown
+docs/benchmarks.md` writes this page too.
+
+{how}
 
 | | |
 |---|---|
@@ -41,7 +44,9 @@ def line(row: tuple[str, ...], widths: list[int]) -> str:
 
 def markdown(how: str, machine: dict[str, str], sections: Iterable[Section]) -> str:
     """The page that is kept in the repository."""
-    about = ABOUT.format(how=how, machine="\n".join(f"| {name} | {value} |" for name, value in machine.items()))
+    about = ABOUT.format(
+        how=textwrap.fill(how, 118), machine="\n".join(f"| {name} | {value} |" for name, value in machine.items())
+    )
     return "\n".join((about, *map(table, sections)))
 
 

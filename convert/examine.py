@@ -89,7 +89,7 @@ class Reader:
         names = [s.dtype.name if s.dtype else "bytes" for s in (first, storage)]
         if names[0] != names[1] or first.nbytes != storage.nbytes:
             return torch_names.damaged(
-                f"storage {storage.key!r:.60} is both {first.nbytes:,} B of {names[0]} and {storage.nbytes:,} of {names[1]}"
+                f"storage {storage.key!r:.60} is {first.nbytes:,} B of {names[0]} and {storage.nbytes:,} of {names[1]}"
             )
         return first
 

@@ -77,7 +77,7 @@ def named_only(pickle: Pickle, ref: Ref, action: str) -> Iterator[Finding]:
 
 def message(level: str, effect: str, what: str) -> str:
     if level == "harmless":
-        return f"a training object ({effect})"
+        return f"training object ({effect})"
     return f"{what}: {effect}" if effect else f"{what}: what it does is not known"
 
 

@@ -11,11 +11,11 @@ from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
 from ckptool.hashes import sha256_of
 from ckptool.options import reporting
 from ckptool.report import SCHEMA_VERSION, Report, finding_data, to_json, write_report
-from ckptool.text import escape, plural
-from ckptool.words import SHOWN, finding_line
+from ckptool.text import escape
+from ckptool.words import finding_lines
 
 COLOURS = {"clean": "green", "harmless": "green", "unknown": "yellow", "dangerous": "red", "refused": "red"}
-SEVERITY_COLOURS = {"note": None, "warning": "yellow", "error": "red"}
+SEVERITY_COLOURS = {"warning": "yellow", "error": "red"}
 
 
 @click.command("scan", short_help="Say what each pickle would import and call, without doing it.")
@@ -100,10 +100,7 @@ def show(found: Scan, verbose: bool, to_stderr: bool) -> None:
     """One line for the file, one for each finding; a refusal is two lines on stderr."""
     word = click.style(found.verdict, fg=COLOURS[found.verdict], bold=True)
     click.echo(f"{escape(found.path, 1000)}: {word}{f' ({found.format})' if found.format else ''}", err=to_stderr)
-    limit = None if verbose else SHOWN
-    for finding in found.findings[:limit]:
-        click.echo("  " + click.style(finding_line(finding), fg=SEVERITY_COLOURS[finding.severity]), err=to_stderr)
-    if limit is not None and len(found.findings) > limit:
-        click.echo(f"  … and {plural(len(found.findings) - limit, 'more finding')} (-v shows all)", err=to_stderr)
+    for line in finding_lines(found.findings, verbose):
+        click.echo("  " + click.style(line, fg=SEVERITY_COLOURS.get(line.split(" ", 1)[0])), err=to_stderr)
     if found.error is not None:
         click.echo(f"error: {found.error.message}\nhint: {found.error.hint}", err=True)

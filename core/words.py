@@ -1,6 +1,6 @@
 """What commands tell people about a plan and its result, as lines of text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ckptool.report import Report
 from ckptool.tensor import Dropped, Finding, Plan
@@ -19,7 +19,10 @@ def result_lines(plan: Plan, report: Report, verbose: bool) -> Iterator[str]:
     if output.get("sidecar"):
         yield f"  sidecar: {escape(output['sidecar'], 1000)}"
     yield from dropped_lines(plan.dropped, verbose)
-    yield from finding_lines(plan.findings, verbose)
+    if plan.findings:
+        yield "  disarmed:"
+    for line in finding_lines(plan.findings, verbose):
+        yield f"    {line}"
 
 
 def plan_lines(plan: Plan, report: Report, verbose: bool) -> Iterator[str]:
@@ -28,9 +31,13 @@ def plan_lines(plan: Plan, report: Report, verbose: bool) -> Iterator[str]:
     yield f"  {plural(len(plan.tensors), 'tensor')}, {size(plan.nbytes)}, from {plan.format}"
     for tensor in plan.tensors if verbose else plan.tensors[:SHOWN]:
         yield f"    {escape(tensor.name)}  {tensor.dtype} {list(tensor.shape)}"
-    yield from more(len(plan.tensors), verbose)
+    for line in more(len(plan.tensors), verbose):
+        yield f"    {line}"
     yield from dropped_lines(plan.dropped, verbose)
-    yield from finding_lines(plan.findings, verbose)
+    if plan.findings:
+        yield "  disarmed:"
+    for line in finding_lines(plan.findings, verbose):
+        yield f"    {line}"
 
 
 def dropped_lines(dropped: tuple[Dropped, ...], verbose: bool) -> Iterator[str]:
@@ -38,15 +45,29 @@ def dropped_lines(dropped: tuple[Dropped, ...], verbose: bool) -> Iterator[str]:
         yield f"  left out: {plural(len(dropped), 'value')}"
     for item in dropped if verbose else dropped[:SHOWN]:
         yield f"    {escape(item.name)}: {escape(item.reason, 400)}"
-    yield from more(len(dropped), verbose)
+    for line in more(len(dropped), verbose):
+        yield f"    {line}"
 
 
-def finding_lines(findings: tuple[Finding, ...], verbose: bool) -> Iterator[str]:
-    if findings:
-        yield f"  found: {plural(len(findings), 'finding')}"
-    for item in findings if verbose else findings[:SHOWN]:
-        yield f"    {finding_line(item)} -> {item.action}"
-    yield from more(len(findings), verbose)
+def finding_lines(findings: Sequence[Finding], verbose: bool) -> Iterator[str]:
+    """The findings one by one; notes of one kind together, unless everything is asked for."""
+    notes: dict[str, list[Finding]] = {}
+    grave = 0
+    for item in findings:
+        if verbose or item.severity != "note":
+            grave += 1
+            if verbose or grave <= SHOWN:
+                yield finding_line(item)
+        else:
+            notes.setdefault(item.message, []).append(item)
+    yield from more(grave, verbose)
+    for message, items in notes.items():
+        yield finding_line(items[0]) if len(items) == 1 else f"note    {len(items)} × {message}: {examples(items)}"
+
+
+def examples(findings: list[Finding]) -> str:
+    names = list(dict.fromkeys(item.reference.rpartition(".")[2] for item in findings if item.reference))
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def finding_line(finding: Finding) -> str:
@@ -58,4 +79,4 @@ def finding_line(finding: Finding) -> str:
 
 def more(count: int, verbose: bool) -> Iterator[str]:
     if not verbose and count > SHOWN:
-        yield f"    … and {count - SHOWN:,} more (-v shows all)"
+        yield f"… and {count - SHOWN:,} more (-v shows all)"
