@@ -1,6 +1,6 @@
 """Run the pickles of a file and keep, for each, its value and all that it referred to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckptool.convert import numpy_names, torch_names
 from ckptool.convert.machine import Limits, Machine, Meaning, Names
@@ -25,6 +25,8 @@ class Pickle:
     refs: list[Ref]
     end: int
     """Offset after STOP."""
+    unusable: list[tuple[int, Unusable]] = field(default_factory=list)
+    """Byte offset and reason of tensors that cannot be."""
     error: CkptoolError | None = None
 
     def result(self) -> Value:
@@ -65,7 +67,7 @@ class Reader:
         except CkptoolError as caught:
             error = caught
         refs = [ref for ref in machine.refs.values() if not ref.known]
-        done = Pickle(entry, index, value, machine.calls, refs, machine.stream.tell(), error)
+        done = Pickle(entry, index, value, machine.calls, refs, machine.stream.tell(), machine.unusable, error)
         self.pickles.append(done)
         return done
 

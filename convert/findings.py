@@ -34,7 +34,7 @@ def findings_of(contents: Contents, action: str) -> list[Finding]:
 def pickle_findings(pickle: Pickle, action: str) -> Iterator[Finding]:
     """Calls in their order, then names that nothing was called with; repeated harmless ones count once."""
     told: set[str] = set()
-    for call in pickle.calls:
+    for number, call in enumerate(pickle.calls):
         level, effect = grade_call(call)
         name = function_name(call.function)
         if level == "harmless" and name in told:
@@ -49,8 +49,14 @@ def pickle_findings(pickle: Pickle, action: str) -> Iterator[Finding]:
             call.offset,
             call.opcode,
             name,
-            expression(call),
+            expression(call) if number < MAX_FINDINGS else "",
             action,
+        )
+    for offset, tensor in pickle.unusable[:MAX_FINDINGS]:
+        severity = "warning" if tensor.damaged else "note"
+        text = f"a tensor that cannot be converted: {tensor.reason}"
+        yield Finding(
+            "unusable-tensor", severity, text, pickle.entry, pickle.index, offset, "REDUCE", action="reported"
         )
     for ref in pickle.refs:
         if not ref.used:

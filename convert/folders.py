@@ -44,13 +44,8 @@ def read_index(path: Path, stack: ExitStack) -> Plan:
     """The plan of all shards that an index names, each in the index's own folder."""
     from ckptool.convert.read import read_file
 
-    index = read_json(path)
-    weight_map = index.get("weight_map") if type(index) is dict else None
-    if type(weight_map) is not dict or not weight_map or not all(type(file) is str for file in weight_map.values()):
-        raise Malformed(
-            f"{escape(str(path))}: has no weight_map from tensors to files", "give the *.index.json of a sharded model"
-        )
-    plans = [read_file(shard_path(path, file), stack) for file in sorted(set(weight_map.values()))]
+    weight_map = read_weight_map(path)
+    plans = [read_file(shard, stack) for shard in shard_paths(path)]
     merged = merge(path, "sharded", [("", plan) for plan in plans])
     missing = sorted(weight_map.keys() - {tensor.name for tensor in merged.tensors})
     if missing:
@@ -59,6 +54,22 @@ def read_index(path: Path, stack: ExitStack) -> Plan:
             "the shards and the index do not belong together: get them again",
         )
     return merged
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """The files that an index names, which must be beside it."""
+    return [shard_path(path, file) for file in sorted(set(read_weight_map(path).values()))]
+
+
+def read_weight_map(path: Path) -> dict[str, str]:
+    """Tensor name -> file name. Raises Malformed."""
+    index = read_json(path)
+    weight_map = index.get("weight_map") if type(index) is dict else None
+    if type(weight_map) is not dict or not weight_map or not all(type(file) is str for file in weight_map.values()):
+        raise Malformed(
+            f"{escape(str(path))}: has no weight_map from tensors to files", "give the *.index.json of a sharded model"
+        )
+    return weight_map
 
 
 def shard_path(index: Path, file: str) -> Path:

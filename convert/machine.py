@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptool.convert.stream import Stream
-from ckptool.convert.values import Call, Ref, Value
+from ckptool.convert.values import Call, Ref, Unusable, Value
 from ckptool.errors import Malformed, OverBudget
 
 STOP = 0x2E
 BATCH = 1 << 14
 """Opcodes between two looks at the budgets."""
+COMMON = frozenset(b"\x71\x72\x94\x68\x4b\x4d\x28\x58\x74\x85\x86\x87\x89\x29\x51\x52")
+"""Opcodes that `run_common` knows."""
 LOOKAHEAD = 16
 """Bytes that no common opcode but a text needs more of."""
 from_bytes = int.from_bytes
@@ -22,12 +24,12 @@ Meaning = Callable[..., Value]
 class Limits:
     """Budgets of one pickle. Text and bytes need none: they are bounded by the file."""
 
-    opcodes: int = 20_000_000
-    containers: int = 3_000_000
-    stack: int = 2_000_000
+    opcodes: int = 10_000_000
+    containers: int = 1_500_000
+    stack: int = 1_000_000
     marks: int = 100_000
     memo: int = 10_000_000
-    calls: int = 200_000
+    calls: int = 100_000
     references: int = 100_000
 
 
@@ -69,17 +71,26 @@ class Machine:
         self.memo: dict[int, Value] = {}
         self.containers = 0
         self.calls: list[Call] = []
+        self.unusable: list[tuple[int, Unusable]] = []
+        """Tensors that cannot be, with the byte offset where each would be made."""
         self.refs: dict[tuple[str, str], Ref] = {}
         self.at = 0
 
     def run(self, handlers: "list[Callable[[Machine], None] | None]") -> Value:
         """Interpret until STOP and return what is on top. Raises Malformed, Truncated or OverBudget."""
+        stream = self.stream
         left = self.limits.opcodes
+        check_at = left
         while left > 0:
-            self.check_budgets()
-            left -= self.run_common(min(BATCH, left)) + 1
-            self.at = self.stream.tell()
-            code = self.stream.take(1)[0]
+            if left <= check_at:
+                self.check_budgets()
+                check_at = left - BATCH
+            if stream.peek() in COMMON and (done := self.run_common(min(BATCH, left))):
+                left -= done
+                continue
+            self.at = stream.tell()
+            code = stream.take(1)[0]
+            left -= 1
             handler = handlers[code]
             if handler is None:
                 if code == STOP:
@@ -168,6 +179,7 @@ class Machine:
             ("memo entries", len(self.memo), limits.memo),
             ("containers", self.containers, limits.containers),
             ("calls", len(self.calls), limits.calls),
+            ("damaged tensors", len(self.unusable), limits.calls),
             ("references", len(self.refs), limits.references),
         ):
             if count > limit:
@@ -231,7 +243,10 @@ class Machine:
             meaning = self.names.meaning(function, make)
             if meaning is not None:
                 self.containers += 1
-                self.push(meaning(*args))
+                value = meaning(*args)
+                if type(value) is Unusable and value not in args:
+                    self.unusable.append((self.at, value))
+                self.push(value)
                 return
         self.record(Call(function, args, kwargs, opcode, self.at))
 

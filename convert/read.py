@@ -13,9 +13,10 @@ from ckptool.convert.sniff import sniff
 from ckptool.convert.state_dict import flatten
 from ckptool.convert.torch_legacy import no_storages, read_pickles
 from ckptool.convert.torch_zip import read_zip
-from ckptool.errors import CkptoolError, Refused
+from ckptool.errors import CkptoolError, Refused, UsageError
 from ckptool.source import Bytes, File, Record
 from ckptool.tensor import Plan
+from ckptool.text import escape
 
 
 def read(path: Path, stack: ExitStack) -> Plan:
@@ -25,6 +26,8 @@ def read(path: Path, stack: ExitStack) -> Plan:
     """
     from ckptool.convert.folders import is_index, read_folder, read_index
 
+    if path.parts[:1] in (("hf:",), ("https:",), ("http:",)):
+        raise UsageError(f"{escape(str(path))}: only local files are read", "download it first, then give its path")
     if path.is_dir():
         return read_folder(path, stack)
     if is_index(path):

@@ -10,7 +10,7 @@ from ckptool.convert.findings import findings_of, verdict
 from ckptool.convert.read import in_file, read_contents
 from ckptool.convert.safetensors_file import read_safetensors
 from ckptool.convert.sniff import sniff
-from ckptool.errors import CkptoolError, NotACheckpoint, Refused
+from ckptool.errors import CkptoolError, NotACheckpoint
 from ckptool.source import File
 from ckptool.tensor import Finding
 
@@ -35,7 +35,7 @@ class Scan:
 
 
 def scan_file(path: Path) -> Scan:
-    """Scan one file by its content. A file that cannot be understood is refused, never clean."""
+    """Scan one file by its content. A file that cannot be read or understood is refused, never clean."""
     contents: Contents | None = None
     try:
         with File.open(path) as source:
@@ -49,9 +49,7 @@ def scan_file(path: Path) -> Scan:
             error = contents.error or next(iter(errors), None)
             if error is not None:
                 error = in_file(source, error)
-    except NotACheckpoint as error:
-        return Scan(str(path), None, "refused", error=error)
-    except Refused as error:
+    except CkptoolError as error:
         return Scan(str(path), contents.format if contents else None, "refused", error=error)
     worst = verdict(findings)
     if error is not None and worst != "dangerous":
@@ -64,7 +62,9 @@ def model_files(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            yield Path(root, name)
+            path = Path(root, name)
+            if path.is_file():
+                yield path
 
 
 def scan_folder(folder: Path) -> Iterator[Scan]:

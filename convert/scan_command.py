@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ckptool.convert.folders import is_index, shard_paths
 from ckptool.convert.scan import Scan, scan_file, scan_folder
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
 from ckptool.hashes import sha256_of
@@ -47,7 +48,10 @@ def command(
     reports: list[Report] = []
     worst = EXIT_OK
     counts: dict[str, int] = {}
-    for found in scans(sources, hidden=as_json or quiet or no_progress):
+    for path in sources:
+        if not path.exists():
+            raise UsageError(f"{escape(str(path), 1000)}: there is no such file", "check the path")
+    for found in scans(sources):
         worst = max(worst, exit_code(found))
         counts[found.verdict] = counts.get(found.verdict, 0) + 1
         if as_json or report:
@@ -58,7 +62,7 @@ def command(
         raise UsageError(
             "no checkpoint was found, so nothing was looked at", "give a file, or a folder that holds models"
         )
-    single = len(sources) == 1 and not sources[0].is_dir()
+    single = len(sources) == 1 and not sources[0].is_dir() and not is_index(sources[0])
     if report:
         write_report(report, reports, single, sources)
     if as_json:
@@ -68,10 +72,12 @@ def command(
     sys.exit(worst)
 
 
-def scans(sources: tuple[Path, ...], hidden: bool) -> Iterator[Scan]:
+def scans(sources: tuple[Path, ...]) -> Iterator[Scan]:
     for path in sources:
         if path.is_dir():
             yield from scan_folder(path)
+        elif is_index(path):
+            yield from map(scan_file, shard_paths(path))
         else:
             yield scan_file(path)
 

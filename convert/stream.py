@@ -30,6 +30,10 @@ class Stream:
             self._buffer, self._base, self._pos = self.record.read(at, min(WINDOW, self.left)), at, 0
         return self._buffer, self._pos
 
+    def peek(self) -> int:
+        """The next byte of the buffer, -1 when there is none in it."""
+        return self._buffer[self._pos] if self._pos < len(self._buffer) else -1
+
     def seek(self, position: int) -> None:
         """Go on at a position of the buffer that `window` gave."""
         self._pos = position

@@ -63,7 +63,7 @@ def is_count(value: Value) -> bool:
 
 
 def damaged(what: str) -> Unusable:
-    return Unusable(what, "the file is damaged or forged: get another copy")
+    return Unusable(what, "the file is damaged or forged: get another copy", damaged=True)
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

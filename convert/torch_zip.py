@@ -73,7 +73,7 @@ def run_pickles(archive: Archive, contents: Contents) -> Pickle:
         try:
             stored = pickle_record(record)
         except CkptoolError as error:
-            done = Pickle(name, 0, None, [], [], 0, error)
+            done = Pickle(name, 0, None, [], [], 0, error=error)
             reader.pickles.append(done)
         else:
             done = reader.run(stored, entry=name)

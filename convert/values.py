@@ -78,6 +78,8 @@ class Unusable:
 
     reason: str
     hint: str
+    damaged: bool = False
+    """What the file says cannot be right; otherwise it is merely nothing that safetensors can hold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
