@@ -1,0 +1,75 @@
+"""What the opcodes that name and call do to the machine: they describe it. Semantics: CPython's Lib/pickletools.py."""
+
+from ckptool.convert.machine import Machine
+from ckptool.convert.values import Call, Ref
+
+NAME_LIMIT = 4096
+
+
+def name_line(m: Machine) -> str:
+    try:
+        return m.stream.line(NAME_LIMIT).decode()
+    except UnicodeDecodeError:
+        raise m.malformed("a name that is not UTF-8") from None
+
+
+def op_global(m: Machine) -> None:
+    m.refer(name_line(m), name_line(m), "GLOBAL")
+
+
+def op_stack_global(m: Machine) -> None:
+    name = m.pop()
+    m.refer(m.pop(), name, "STACK_GLOBAL")
+
+
+def op_inst(m: Machine) -> None:
+    module, name = name_line(m), name_line(m)
+    args = tuple(m.pop_mark())
+    m.refer(module, name, "INST")
+    m.call(m.pop(), args, "INST", make=True)
+
+
+def op_obj(m: Machine) -> None:
+    items = m.pop_mark()
+    if not items:
+        raise m.malformed("an object without a class")
+    m.call(items[0], tuple(items[1:]), "OBJ", make=True)
+
+
+def op_reduce(m: Machine) -> None:
+    args = m.pop()
+    m.call(m.pop(), args, "REDUCE")
+
+
+def op_newobj(m: Machine) -> None:
+    args = m.pop()
+    m.call(m.pop(), args, "NEWOBJ", make=True)
+
+
+def op_newobj_ex(m: Machine) -> None:
+    kwargs = m.pop()
+    args = m.pop()
+    m.call(m.pop(), args, "NEWOBJ_EX", kwargs, make=True)
+
+
+def op_build(m: Machine) -> None:
+    """Give state to what the machine made; on anything else it is a call of the file's, so it stays inert."""
+    state = m.pop()
+    target = m.top()
+    if type(target) is Call:
+        target.states.append(state)
+    elif isinstance(target, Ref):
+        m.pop()
+        m.record(Call(Ref("", "BUILD on a class", m.at, False, "BUILD", True), (target, state), None, "BUILD", m.at))
+    elif hasattr(type(target), "build"):
+        target.build(state)
+    else:
+        raise m.malformed(f"state is given to a {type(target).__name__}")
+
+
+def op_persid(m: Machine) -> None:
+    m.push(m.names.persistent(name_line(m)))
+
+
+def op_binpersid(m: Machine) -> None:
+    m.push(m.names.persistent(m.pop()))
