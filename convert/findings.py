@@ -13,6 +13,8 @@ from ckptool.text import escape, plural
 
 SEVERITY = {"harmless": "note", "unknown": "warning", "dangerous": "error"}
 RANK = {"harmless": 0, "unknown": 1, "dangerous": 2}
+OWN_CALLS = {"computed name": "builds a call", "BUILD on a class": "changes objects"}
+"""What the machine itself describes as a call."""
 MAX_FINDINGS = 1000
 """For each file; what is beyond is counted."""
 
@@ -91,7 +93,7 @@ def grade_call(call: Call) -> tuple[str, str]:
     """The grade of what is called; where that is no name, or calls what it is given, the worst of the names in it."""
     function = call.function
     if type(function) is Ref and not function.module:
-        return "dangerous", function.name
+        return "dangerous", OWN_CALLS[function.name]
     if type(function) is Ref:
         found = grade(function.module, function.name)
         if found.level != "harmless":

@@ -1,6 +1,7 @@
 """What the opcodes that name and call do to the machine: they describe it. Semantics: CPython's Lib/pickletools.py."""
 
 from ckptool.convert.machine import Machine
+from ckptool.convert.render import atom
 from ckptool.convert.values import Call, Ref
 
 NAME_LIMIT = 4096
@@ -64,7 +65,7 @@ def op_build(m: Machine) -> None:
     elif hasattr(type(target), "build"):
         target.build(state)
     else:
-        raise m.malformed(f"state is given to a {type(target).__name__}")
+        raise m.malformed(f"state is given to {atom(target)}")
 
 
 def op_persid(m: Machine) -> None:

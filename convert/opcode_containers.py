@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ckptool.convert.machine import Machine
 from ckptool.convert.opcode_atoms import Handler
+from ckptool.convert.render import atom
 from ckptool.convert.values import Call, Dict, Set, Value
 
 
@@ -60,14 +61,14 @@ def extend(m: Machine, items: list[Value]) -> None:
     elif type(target) is Call:
         target.items.extend(items)
     else:
-        raise m.malformed(f"items are appended to a {type(target).__name__}")
+        raise m.malformed(f"items are appended to {atom(target)}")
 
 
 def op_additems(m: Machine) -> None:
     items = m.pop_mark()
     target = m.top()
     if type(target) is not Set and type(target) is not Call:
-        raise m.malformed(f"members are added to a {type(target).__name__}")
+        raise m.malformed(f"members are added to {atom(target)}")
     target.items.extend(items)
 
 
@@ -85,4 +86,4 @@ def set_items(m: Machine, pairs: list[tuple[Value, Value]]) -> None:
         target.items.extend(pairs)
     else:
         # On a list, a tensor or an array this would change bytes that a tensor is made of.
-        raise m.malformed(f"entries are set on a {type(target).__name__}")
+        raise m.malformed(f"entries are set on {atom(target)}")
