@@ -30,7 +30,7 @@ ODD_PARTS = re.compile(r"//|(?:^|/)\.\.?(?:/|$)")
 """Parts of a path that are empty, `.` or `..`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Archive:
     """The members of an archive by their names without the root."""
 

@@ -10,7 +10,7 @@ from ckptool.source import Record
 from ckptool.tensor import Finding
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Contents:
     """A file of pickles that was interpreted. `error` says why it cannot be converted, if it cannot."""
 

@@ -1,6 +1,5 @@
 """Check the CRC of records as their bytes pass, and inflate deflated ones within their stated size."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +86,8 @@ def unpack(record: Record, folder: Path) -> File:
 
     The file vanishes when it is closed, and with the process in any case.
     """
+    import tempfile  # deflated storages are rare
+
     # delete=True on POSIX: the name is gone before a byte is written.
     with tempfile.TemporaryFile(dir=folder) as spool:
         for piece in inflated(record):

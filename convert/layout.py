@@ -14,7 +14,7 @@ MAX_HEADER = 100_000_000
 RANK = {dtype: rank for rank, dtype in enumerate(BITS)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """The head of the file (length and header), the tensors in order, and the offset of each in the file."""
 

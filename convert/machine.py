@@ -20,7 +20,7 @@ BOMB = "no checkpoint needs as many: do not trust the file"
 Meaning = Callable[..., Value]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limits:
     """Budgets of one pickle. Text and bytes need none: they are bounded by the file."""
 
@@ -33,7 +33,7 @@ class Limits:
     references: int = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Names:
     """The closed set of names that have a meaning. Whole strings, never prefixes.
 

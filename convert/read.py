@@ -6,13 +6,13 @@ from pathlib import Path
 from ckptool.convert.contents import Contents
 from ckptool.convert.dependence import check_independent
 from ckptool.convert.findings import findings_of
-from ckptool.convert.hypernetwork import structure_of
 from ckptool.convert.place import place_all
 from ckptool.convert.safetensors_file import read_safetensors
 from ckptool.convert.sniff import sniff
 from ckptool.convert.state_dict import flatten
 from ckptool.convert.torch_legacy import no_storages, read_pickles
 from ckptool.convert.torch_zip import read_zip
+from ckptool.convert.values import Dict, Value
 from ckptool.errors import CkptoolError, Refused, UsageError
 from ckptool.source import Bytes, File, Record
 from ckptool.tensor import Plan
@@ -61,10 +61,19 @@ def plan_of(source: Bytes, contents: Contents) -> Plan:
         raise in_file(source, error) from error
     findings = tuple(findings_of(contents, "disarmed"))
     by_identity = {id(rebuilt): tensor for rebuilt, tensor in zip(flat.tensors.values(), tensors, strict=True)}
-    structure = structure_of(contents.value, by_identity)
+    structure = None
+    if has_integer_keys(contents.value):
+        from ckptool.convert.hypernetwork import structure_of
+
+        structure = structure_of(contents.value, by_identity)
     return Plan(
         contents.format, tensors, tuple(flat.dropped), flat.metadata, findings, (Record.whole(source),), structure
     )
+
+
+def has_integer_keys(value: Value) -> bool:
+    """What tells a hypernetwork at first sight: it names its layers by their width."""
+    return type(value) is Dict and any(type(key) is int for key, _ in value.pairs)
 
 
 def in_file(source: Bytes, error: CkptoolError) -> CkptoolError:

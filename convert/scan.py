@@ -23,7 +23,7 @@ MODEL_ENDINGS = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scan:
     """What one file holds. `error` says why it was refused, where it was."""
 

@@ -21,7 +21,7 @@ UNITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shards:
     """Paths and plans of the files, and the index to write last."""
 

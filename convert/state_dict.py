@@ -37,7 +37,7 @@ MAX_NAMES = 64_000_000
 BY_HAND = "load it with the program that wrote it and save a plain state dict"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Flat:
     """Named tensors, what is left out with its reason, and plain values for the metadata."""
 

@@ -1,7 +1,6 @@
 """A file that appears under its name when it is complete, and not at all otherwise."""
 
 import os
-import secrets
 from pathlib import Path
 from types import TracebackType
 
@@ -58,7 +57,7 @@ class Output:
         return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
 
     def _sibling(self) -> Path:
-        return self.path.with_name(f".{self.path.name[:100]}.{secrets.token_hex(6)}.tmp")
+        return self.path.with_name(f".{self.path.name[:100]}.{os.urandom(6).hex()}.tmp")
 
     def _publish(self) -> None:
         """Give the file its name in one step; without `force` an existing one is never replaced."""

@@ -22,7 +22,7 @@ BITS: dict[str, int] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Span:
     """A byte range of a record, copied untouched."""
 
@@ -31,7 +31,7 @@ class Span:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Strided:
     """A view with strides: gathered into row-major order. Strides and offset count elements."""
 
@@ -43,14 +43,14 @@ class Strided:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inline:
     """Small computed bytes."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Mapped:
     """An elementwise change of another data, in place, one buffer of whole elements at a time."""
 
@@ -63,7 +63,7 @@ class Mapped:
 Data = Span | Strided | Inline | Mapped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
     """A description of a tensor and where its bytes come from."""
 
@@ -106,7 +106,7 @@ class Finding:
     """reported, disarmed, dropped or refused."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Structure:
     """Plain values with tensors in them, for a kind of file whose shape is part of what it says."""
 
@@ -115,7 +115,7 @@ class Structure:
     """What has no plain form."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """Everything that is known of a checkpoint before a byte of its tensors is read."""
 
