@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import prod
 
 from ckptool.source import Record
-from ckptool.tensor import Data, Inline, Mapped, Span, Strided
+from ckptool.tensor import Cast, Data, Inline, Mapped, Span, Strided
 
 CHUNK = 1 << 20
 WINDOW = 1 << 22
@@ -27,6 +27,9 @@ def pieces(data: Data) -> Iterator[tuple[int, memoryview]]:
             for offset, piece in pieces(data.data):
                 data.change(piece)
                 yield offset, piece
+        case Cast():
+            for offset, piece in pieces(data.data):
+                yield offset // data.width * data.to_width, data.convert(piece)
 
 
 def span_pieces(span: Span) -> Iterator[tuple[int, memoryview]]:

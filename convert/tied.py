@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ckptool.tensor import Data, Dropped, Inline, Mapped, Plan, Tensor
+from ckptool.tensor import Cast, Data, Dropped, Inline, Mapped, Plan, Tensor
 
 
 def alias(plan: Plan) -> Plan:
@@ -35,6 +35,8 @@ def place(data: Data) -> object:
     match data:
         case Mapped():
             return None if place(data.data) is None else ("mapped", place(data.data), data.change)
+        case Cast():
+            return None if place(data.data) is None else ("cast", place(data.data), data.convert)
         case Inline():
             return None
         case _:

@@ -15,7 +15,7 @@ from ckptool.convert.layout import Layout, layout
 from ckptool.convert.shards import Shards
 from ckptool.output import Output
 from ckptool.source import File, Record
-from ckptool.tensor import Data, Inline, Mapped, Plan, Span, Tensor
+from ckptool.tensor import Cast, Data, Inline, Mapped, Plan, Span, Tensor
 
 Advance = Callable[[int], None]
 
@@ -97,7 +97,9 @@ def write_tensor(data: Data, target: int, offset: int, advance: Advance) -> None
 
 def record_of(data: Data) -> Record | None:
     """The record that data come from, None for computed bytes."""
-    inner = data.data if isinstance(data, Mapped) else data
+    inner = data
+    while isinstance(inner, Mapped | Cast):
+        inner = inner.data
     return None if isinstance(inner, Inline) else inner.record
 
 
@@ -136,8 +138,6 @@ def unpacked(tensors: tuple[Tensor, ...], folder: Path, stack: ExitStack) -> lis
 
 def moved(data: Data, record: Record) -> Data:
     """The same data in another record."""
-    if isinstance(data, Mapped):
-        inner = moved(data.data, record)
-        assert not isinstance(inner, Mapped)
-        return replace(data, data=inner)
+    if isinstance(data, Mapped | Cast):
+        return replace(data, data=moved(data.data, record))  # type: ignore[arg-type]  # its own kind comes back
     return data if isinstance(data, Inline) else replace(data, record=record)

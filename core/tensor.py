@@ -60,7 +60,22 @@ class Mapped:
     change: Callable[[memoryview], None]
 
 
-Data = Span | Strided | Inline | Mapped
+@dataclass(frozen=True, slots=True, eq=False)
+class Cast:
+    """Another data with its elements in another width: each piece goes through `convert`, which returns the new bytes.
+
+    `convert` gets whole elements in a buffer that is used again, and is not told where they lie.
+    """
+
+    data: "Span | Strided | Inline | Mapped"
+    width: int
+    """Bytes of an element before."""
+    to_width: int
+    """Bytes of an element after."""
+    convert: Callable[[memoryview], memoryview]
+
+
+Data = Span | Strided | Inline | Mapped | Cast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
