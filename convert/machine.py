@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptool.convert.stream import Stream
-from ckptool.convert.values import Call, Ref, Unusable, Value
+from ckptool.convert.values import INERT, Call, Ref, Unusable, Value
 from ckptool.errors import Malformed, OverBudget
 
 STOP = 0x2E
@@ -246,8 +246,9 @@ class Machine:
                 value = meaning(*args)
                 if type(value) is Unusable and value not in args:
                     self.unusable.append((self.at, value))
-                self.push(value)
-                return
+                if value is not INERT:
+                    self.push(value)
+                    return
         self.record(Call(function, args, kwargs, opcode, self.at))
 
     def record(self, call: Call) -> None:

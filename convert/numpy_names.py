@@ -8,7 +8,7 @@ from math import prod
 from struct import unpack
 
 from ckptool.convert.torch_names import check_view, damaged, row_major
-from ckptool.convert.values import Blob, Rebuilt, Ref, Storage, Unusable, Value
+from ckptool.convert.values import INERT, Blob, Rebuilt, Ref, Storage, Unusable, Value
 from ckptool.source import Memory, Record
 from ckptool.tensor import BITS
 
@@ -92,15 +92,15 @@ def bytes_of(data: Value) -> Record | None:
 def encode(text: Value = None, encoding: Value = "utf-8", *_: Value) -> Value:
     """`_codecs.encode(text, "latin1")`: how protocol 2 carries bytes."""
     if type(encoding) is not str or encoding not in ("latin1", "latin-1"):
-        return damaged("text in an encoding that is not known")
+        return INERT
     if type(text) is Blob and text.text:
         text = str(text.record.read(0, text.record.size), "utf-8", "surrogatepass")
     if type(text) is not str:
-        return damaged("bytes that are made of something else than text")
+        return INERT
     try:
         return text.encode("latin1")
     except UnicodeEncodeError:
-        return damaged("text that does not stand for bytes")
+        return INERT
 
 
 def make_bytes(*args: Value) -> Value:
@@ -114,7 +114,7 @@ def reconstruct(kind: Value = None, *_: Value) -> Value:
     """`_reconstruct(ndarray, (0,), b"b")`."""
     if type(kind) is Ref and (kind.module, kind.name) == ("numpy", "ndarray"):
         return Array()
-    return damaged("a numpy array of a class that is not known")
+    return INERT
 
 
 def frombuffer(
@@ -129,13 +129,13 @@ def frombuffer(
 def scalar(dtype: Value = None, data: Value = None, *_: Value) -> Value:
     """A numpy scalar as the Python number it stands for."""
     if type(dtype) is not ArrayType:
-        return damaged("a numpy scalar of a dtype that is not known")
+        return INERT
     dtype.settled = True
     code = SCALARS.get(dtype.code)
     if type(data) is str and data.isascii():
         data = data.encode()
     if code is None or type(data) is not bytes or len(data) != int(dtype.code[1:]):
-        return damaged("a numpy scalar that is not a plain number")
+        return INERT
     return unpack((">" if dtype.big else "<") + code, data)[0]
 
 

@@ -6,7 +6,7 @@ Source: torch/_utils.py, torch/serialization.py, torch/_tensor.py and torch/csrc
 from collections.abc import Callable
 
 from ckptool.convert import torch_modules
-from ckptool.convert.values import Dict, DType, Module, Rebuilt, Ref, Set, Storage, StorageType, Unusable, Value
+from ckptool.convert.values import INERT, Dict, DType, Module, Rebuilt, Ref, Set, Storage, StorageType, Unusable, Value
 from ckptool.tensor import BITS
 
 MAX_RANK = 64
@@ -191,24 +191,27 @@ def make_dict(*args: Value) -> Value:
         return Dict([(pair[0], pair[1]) for pair in args[0]])
     if len(args) == 1 and type(args[0]) is Dict:
         return Dict(list(args[0].pairs))
-    return Dict() if not args else damaged("a dict is made of something else than pairs")
+    return INERT if args else Dict()
 
 
 def make_default_dict(factory: Value = None, *args: Value) -> Value:
     """`defaultdict(factory)`: the factory is only ever a name here."""
-    return make_dict(*args)
+    return make_dict(*args) if factory is None or type(factory) is Ref else INERT
 
 
 def make_set(*args: Value) -> Value:
-    return Set(list(args[0])) if len(args) == 1 and type(args[0]) in (list, tuple) else Set([])
+    if not args:
+        return Set([])
+    return Set(list(args[0])) if len(args) == 1 and type(args[0]) in (list, tuple) else INERT
 
 
 def make_size(*args: Value) -> Value:
-    return (
-        args[0]
-        if len(args) == 1 and type(args[0]) is tuple
-        else damaged("a torch.Size is made of something else than a tuple")
-    )
+    return args[0] if len(args) == 1 and type(args[0]) is tuple else INERT
+
+
+def make_device(*args: Value) -> Value:
+    """A device as text: where a tensor once lay means nothing here."""
+    return ":".join(map(str, args)) if all(type(arg) in (str, int) for arg in args) else INERT
 
 
 def container(kind: str) -> Callable[..., Value]:
@@ -231,7 +234,7 @@ CLASSES: dict[tuple[str, str], Callable[..., Value]] = {
     ("collections", "OrderedDict"): make_dict,
     ("collections", "defaultdict"): make_default_dict,
     ("torch", "Size"): make_size,
-    ("torch", "device"): lambda *args: f"device({', '.join(str(a) for a in args if type(a) in (str, int))})",
+    ("torch", "device"): make_device,
     **{(module, name): make_set for module in ("builtins", "__builtin__") for name in ("set", "frozenset")},
     **{(module, "dict"): make_dict for module in ("builtins", "__builtin__")},
     **{pair: container(name) for pair, name in torch_modules.NAMES.items()},

@@ -9,6 +9,10 @@ Value = Any
 """None, bool, int, float, str, bytes, tuple, list, or one of the classes of this package's pickle reader."""
 
 
+INERT = object()
+"""What a meaning answers when a call has none with these arguments: it stays a description."""
+
+
 @dataclass(slots=True, eq=False)
 class Ref:
     """A name that the pickle refers to. It is never looked up."""
