@@ -69,7 +69,6 @@ def command(
         with ExitStack() as stack:
             plan = read(source, stack)
             check_destination(target, plan, force or dry_run)
-            plan = replace(plan, metadata={"format": "pt", **plan.metadata})
             if tied == "alias":
                 plan = alias(plan)
             output, plan = convert(plan, source, target, limit, dry_run, force, quiet or no_progress)

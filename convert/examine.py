@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ckptool.convert import numpy_names, torch_names
-from ckptool.convert.machine import Limits, Machine, Meaning, Names
+from ckptool.convert.machine import Budget, Limits, Machine, Meaning, Names
 from ckptool.convert.opcodes import HANDLERS
 from ckptool.convert.stream import Stream
 from ckptool.convert.values import Call, Ref, Storage, StorageType, Unusable, Value
@@ -39,7 +39,9 @@ class Pickle:
 class Reader:
     """Interprets the pickles of one container; storages that they name are checked against each other."""
 
-    def __init__(self, prefix: str = "", depth: int = 0, script: bool = False) -> None:
+    def __init__(self, prefix: str = "", depth: int = 0, script: bool = False, budget: Budget | None = None) -> None:
+        self.budget = budget or Budget()
+        self.nested: dict[int, tuple[Value, Value]] = {}
         self.prefix = prefix
         self.storages: dict[str, Storage] = {}
         self.pickles: list[Pickle] = []
@@ -60,7 +62,7 @@ class Reader:
         self, record: Record, start: int = 0, entry: str = "", index: int = 0, limits: Limits | None = None
     ) -> Pickle:
         """Interpret one pickle; an error is kept with what was met before it."""
-        machine = Machine(Stream(record, start), self.names, limits or Limits())
+        machine = Machine(Stream(record, start), self.names, limits or Limits(), self.budget)
         value, error = None, None
         try:
             value = machine.run(HANDLERS)
@@ -102,13 +104,16 @@ class Reader:
         record = numpy_names.bytes_of(data)
         if record is None or self.depth + 1 >= MAX_DEPTH:
             return torch_names.damaged("its storage is not a torch file")
-        nested = Reader(depth=self.depth + 1)
+        if id(data) in self.nested:
+            return self.nested[id(data)][1]
+        nested = Reader(depth=self.depth + 1, budget=self.budget)
         try:
-            return read_nested(nested, record)
+            value: Value = read_nested(nested, record)
         except CkptoolError as error:
-            return Unusable(f"its storage cannot be read: {error.message}", error.hint)
-        finally:
-            self.pickles.extend(nested.pickles)
+            value = Unusable(f"its storage cannot be read: {error.message}", error.hint)
+        self.pickles.extend(nested.pickles)
+        self.nested[id(data)] = (data, value)  # the data too, so that its identity stays its own
+        return value
 
 
 def script_objects(module: str) -> Meaning | None:

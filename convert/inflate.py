@@ -10,7 +10,7 @@ from ckptool.source import File, Memory, Record
 from ckptool.text import size as show_size
 
 CHUNK = 1 << 20
-MAX_PICKLE = 1 << 28
+MAX_PICKLE = 1 << 26
 """A deflated pickle is held in memory; the largest known ones are a few MB."""
 DAMAGED = "the file is damaged: download or copy it again"
 

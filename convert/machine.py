@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptool.convert.stream import Stream
-from ckptool.convert.values import INERT, Call, Ref, Unusable, Value
+from ckptool.convert.values import INERT, Blob, Call, Dict, Ref, Unusable, Value
 from ckptool.errors import Malformed, OverBudget
 
 STOP = 0x2E
@@ -24,13 +24,40 @@ Meaning = Callable[..., Value]
 class Limits:
     """Budgets of one pickle. Text and bytes need none: they are bounded by the file."""
 
-    opcodes: int = 10_000_000
     containers: int = 1_500_000
     stack: int = 1_000_000
     marks: int = 100_000
     memo: int = 10_000_000
     calls: int = 100_000
     references: int = 100_000
+
+
+@dataclass(slots=True, eq=False)
+class Budget:
+    """What all pickles of a file may use together: work, and bytes or items that calls copy."""
+
+    opcodes: int = 10_000_000
+    copied: int = 1 << 26
+
+    @classmethod
+    def of(cls, size: int) -> "Budget":
+        """For a file of `size` bytes: protocol 2 writes arrays as texts, which are copied once or twice."""
+        return cls(copied=cls().copied + 2 * size)
+
+    def copy(self, args: tuple[Value, ...]) -> bool:
+        """Charge for what a call may copy; False when too much was copied already."""
+        self.copied -= sum(map(extent, args))
+        return self.copied >= 0
+
+
+def extent(value: Value) -> int:
+    """Bytes or items that a copy of a value takes."""
+    kind = type(value)
+    if kind is Blob:
+        return int(value.record.size)
+    if kind is Dict:
+        return len(value.pairs)
+    return len(value) if kind in (list, str, bytes) else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,10 +89,11 @@ class Names:
 class Machine:
     """One pickle, from its first opcode to STOP."""
 
-    def __init__(self, stream: Stream, names: Names, limits: Limits) -> None:
+    def __init__(self, stream: Stream, names: Names, limits: Limits, budget: Budget) -> None:
         self.stream = stream
         self.names = names
         self.limits = limits
+        self.budget = budget
         self.stack: list[Value] = []
         self.marked: list[list[Value]] = []
         self.memo: dict[int, Value] = {}
@@ -78,26 +106,25 @@ class Machine:
 
     def run(self, handlers: "list[Callable[[Machine], None] | None]") -> Value:
         """Interpret until STOP and return what is on top. Raises Malformed, Truncated or OverBudget."""
-        stream = self.stream
-        left = self.limits.opcodes
-        check_at = left
-        while left > 0:
-            if left <= check_at:
+        stream, budget = self.stream, self.budget
+        check_at = budget.opcodes
+        while budget.opcodes > 0:
+            if budget.opcodes <= check_at:
                 self.check_budgets()
-                check_at = left - BATCH
-            if stream.peek() in COMMON and (done := self.run_common(min(BATCH, left))):
-                left -= done
+                check_at = budget.opcodes - BATCH
+            if stream.peek() in COMMON and (done := self.run_common(min(BATCH, budget.opcodes))):
+                budget.opcodes -= done
                 continue
             self.at = stream.tell()
             code = stream.take(1)[0]
-            left -= 1
+            budget.opcodes -= 1
             handler = handlers[code]
             if handler is None:
                 if code == STOP:
                     return self.pop()
                 raise self.malformed(f"opcode 0x{code:02x} is unknown or never part of a checkpoint")
             handler(self)
-        raise self.over("opcodes", self.limits.opcodes)
+        raise self.over("opcodes", Budget().opcodes)
 
     def run_common(self, most: int) -> int:
         """Interpret the opcodes that make up nearly all of a checkpoint, as far as they go; how many there were.
@@ -243,6 +270,8 @@ class Machine:
             meaning = self.names.meaning(function, make)
             if meaning is not None:
                 self.containers += 1
+                if not self.budget.copy(args):
+                    raise self.over("bytes copied by calls", Budget().copied)
                 value = meaning(*args)
                 if type(value) is Unusable and value not in args:
                     self.unusable.append((self.at, value))

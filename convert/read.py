@@ -67,7 +67,13 @@ def plan_of(source: Bytes, contents: Contents) -> Plan:
 
         structure = structure_of(contents.value, by_identity)
     return Plan(
-        contents.format, tensors, tuple(flat.dropped), flat.metadata, findings, (Record.whole(source),), structure
+        contents.format,
+        tensors,
+        tuple(flat.dropped),
+        {**flat.metadata, "format": "pt"},
+        findings,
+        (Record.whole(source),),
+        structure,
     )
 
 

@@ -14,6 +14,9 @@ from ckptool.tensor import BITS, Plan, Span, Tensor
 from ckptool.text import escape
 
 MAX_HEADER = 100_000_000
+MAX_BRACKETS = 2_000_000
+MAX_COMMAS = 8_000_000
+"""Bounds for what the JSON would take in memory: some 600,000 tensors."""
 DAMAGED = "the file is damaged or forged: get another copy"
 
 
@@ -38,7 +41,7 @@ def read_safetensors(source: Bytes) -> Plan:
     metadata = check_metadata(source, header.pop("__metadata__", {}))
     tensors = [read_tensor(record, 8 + length, name, entry) for name, entry in header.items()]
     check_cover(source, 8 + length, tensors)
-    return Plan("safetensors", tuple(tensors), metadata=metadata, sources=(record,))
+    return Plan("safetensors", tuple(tensors), metadata={"format": "pt", **metadata}, sources=(record,))
 
 
 def parse(source: Bytes, data: bytes) -> dict[str, Any]:
@@ -48,8 +51,12 @@ def parse(source: Bytes, data: bytes) -> dict[str, Any]:
             raise Malformed(f"{source.label}: a name stands twice in the header", DAMAGED)
         return found
 
+    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS or data.count(b",") > MAX_COMMAS:
+        raise OverBudget(f"{source.label}: its header describes more than any model has", DAMAGED)
     try:
         header = json.loads(data.decode(), object_pairs_hook=unique)
+        if b"\\u" in data:  # an escape can stand for half a character, which has no UTF-8
+            json.dumps(header, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Malformed(f"{source.label}: its header is not JSON: {escape(str(error), 80)}", DAMAGED) from error
     if type(header) is not dict or data[:1] != b"{":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ckptool.convert.contents import Contents
 from ckptool.convert.findings import findings_of, verdict
+from ckptool.convert.folders import shard_paths
 from ckptool.convert.read import in_file, read_contents
 from ckptool.convert.safetensors_file import read_safetensors
 from ckptool.convert.sniff import sniff
@@ -74,6 +75,16 @@ def scan_folder(folder: Path) -> Iterator[Scan]:
         if found.verdict == "refused" and not is_model(path, found):
             continue
         yield found
+
+
+def scan_index(path: Path) -> Iterator[Scan]:
+    """Scan the shards that an index names."""
+    try:
+        shards = shard_paths(path)
+    except CkptoolError as error:
+        yield Scan(str(path), "sharded", "refused", error=error)
+        return
+    yield from map(scan_file, shards)
 
 
 def is_model(path: Path, found: Scan) -> bool:

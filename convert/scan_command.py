@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ckptool.convert.folders import is_index, shard_paths
-from ckptool.convert.scan import Scan, scan_file, scan_folder
+from ckptool.convert.folders import is_index
+from ckptool.convert.scan import Scan, scan_file, scan_folder, scan_index
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
 from ckptool.hashes import sha256_of
 from ckptool.options import reporting
@@ -77,7 +77,7 @@ def scans(sources: tuple[Path, ...]) -> Iterator[Scan]:
         if path.is_dir():
             yield from scan_folder(path)
         elif is_index(path):
-            yield from map(scan_file, shard_paths(path))
+            yield from scan_index(path)
         else:
             yield scan_file(path)
 

@@ -67,7 +67,7 @@ def flatten(root: Value) -> Flat:
     flat.containers.append(root)
     wrapper = find_wrapper(root, bearers)
     for key, value in last_values(root):
-        if key == wrapper:
+        if wrapper is not None and type(key) is str and key == wrapper:
             add(flat, bearers, "", value, 1)
         else:
             add_beside(flat, bearers, key, value, wrapper is not None)
@@ -102,7 +102,10 @@ def add_beside(flat: Flat, bearers: Bearers, key: Value, value: Value, wrapped: 
         count = plural(tensors_in(value), "tensor")
         flat.dropped.append(Dropped(key, f"training state ({count})" if value in bearers else "training state"))
     elif type(key) is str and type(value) in (str, int, float) and (not wrapped or key in COUNTERS):
-        flat.metadata[key] = str(value)
+        if is_utf8(key + str(value)):
+            flat.metadata[key] = str(value)
+        else:
+            flat.dropped.append(Dropped(show(key), "a text that is not Unicode"))
     elif wrapped and type(value) not in (Dict, *TENSORS):
         held = f", with {plural(tensors_in(value), 'tensor')} in it" if value in bearers else ""
         flat.dropped.append(Dropped(show(key), f"beside the state dict, and none itself{held}: {expression(value)}"))

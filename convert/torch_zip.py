@@ -6,9 +6,10 @@ Source: torch/serialization.py (`_save`, `_load`) and caffe2/serialize/inline_co
 from ckptool.convert.archive import LOCAL, Archive, read_archive
 from ckptool.convert.contents import Contents
 from ckptool.convert.examine import Pickle, Reader
-from ckptool.convert.inflate import check_crc, pickle_record
+from ckptool.convert.inflate import MAX_PICKLE, check_crc, pickle_record
+from ckptool.convert.machine import Budget
 from ckptool.convert.values import Dict, Module, Storage, Value
-from ckptool.errors import CkptoolError, Malformed, NotACheckpoint, Truncated
+from ckptool.errors import CkptoolError, Malformed, NotACheckpoint, OverBudget, Truncated
 from ckptool.source import Bytes, Record
 from ckptool.tensor import Finding
 from ckptool.text import escape, size
@@ -66,11 +67,18 @@ def check_kind(source: Bytes, archive: Archive) -> None:
 def run_pickles(archive: Archive, contents: Contents) -> Pickle:
     """Every pickle of the archive goes through the machine; data.pkl is the one that counts."""
     main: Pickle | None = None
+    budget = Budget()
+    inflated = 0
     for name, record in archive.records.items():
         if not is_pickle(name, record):
             continue
-        reader = Reader("constants/" if name == "constants.pkl" else "data/", script=contents.format == "torchscript")
+        reader = Reader(
+            "constants/" if name == "constants.pkl" else "data/", script=contents.format == "torchscript", budget=budget
+        )
         try:
+            inflated += record.size if record.packed is not None else 0
+            if inflated > MAX_PICKLE:
+                raise OverBudget(f"{record.label}: deflated pickles of more than {size(MAX_PICKLE)}", REPACK)
             stored = pickle_record(record)
         except CkptoolError as error:
             done = Pickle(name, 0, None, [], [], 0, error=error)
