@@ -66,15 +66,9 @@ def plan_of(source: Bytes, contents: Contents) -> Plan:
         from ckptool.convert.hypernetwork import structure_of
 
         structure = structure_of(contents.value, by_identity)
-    return Plan(
-        contents.format,
-        tensors,
-        tuple(flat.dropped),
-        {**flat.metadata, "format": "pt"},
-        findings,
-        (Record.whole(source),),
-        structure,
-    )
+    metadata = {**flat.metadata, "format": "pt"}
+    sources = (Record.whole(source),)
+    return Plan(contents.format, tensors, tuple(flat.dropped), metadata, findings, sources, structure)
 
 
 def has_integer_keys(value: Value) -> bool:

@@ -5,6 +5,7 @@ Source: torch/serialization.py (`_legacy_save`, `_legacy_load`) and torch/csrc/s
 
 from ckptool.convert.contents import Contents
 from ckptool.convert.examine import Pickle, Reader
+from ckptool.convert.machine import Budget
 from ckptool.convert.torch_names import is_count, width_of
 from ckptool.convert.torch_zip import trailing
 from ckptool.convert.values import Storage, Value
@@ -24,7 +25,7 @@ MAX_TRAILING = 100
 def read_pickles(source: Bytes) -> Contents:
     """A file that begins with a pickle: torch's magic number makes it a legacy torch file."""
     record = Record.whole(source)
-    reader = Reader()
+    reader = Reader(budget=Budget.of(source.size))
     first = reader.run(record)
     if first.error is None and type(first.value) is int and first.value == MAGIC:
         return read_legacy(reader, record)

@@ -35,7 +35,7 @@ def read_zip(source: Bytes) -> Contents:
         contents.big_endian = big_endian(archive)
     except CkptoolError as error:
         contents.error = error
-    main = run_pickles(archive, contents)
+    main = run_pickles(source, archive, contents)
     value = main.value
     if script:
         value = with_constants(main.value, contents.pickles)
@@ -64,10 +64,10 @@ def check_kind(source: Bytes, archive: Archive) -> None:
     )
 
 
-def run_pickles(archive: Archive, contents: Contents) -> Pickle:
+def run_pickles(source: Bytes, archive: Archive, contents: Contents) -> Pickle:
     """Every pickle of the archive goes through the machine; data.pkl is the one that counts."""
     main: Pickle | None = None
-    budget = Budget()
+    budget = Budget.of(source.size)
     inflated = 0
     for name, record in archive.records.items():
         if not is_pickle(name, record):
