@@ -37,7 +37,7 @@ format: $(VENV)/.dev  ## rewrite the code in the style that lint asks for
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-bench: $(VENV)/.test  ## measure time and memory beside cp and torch
+bench: $(VENV)/.bench  ## measure time and memory beside cp and torch
 	$(RUN) -m benchmarks.run
 
 fuzz: $(VENV)/.fuzz  ## attack the pickle machine and the zip reader at length
@@ -70,6 +70,10 @@ $(VENV)/.torch: | $(VENV)/bin/pip
 
 $(VENV)/.test: $(VENV)/.torch $(VENV)/.default
 	$(PIP) install --editable '.[test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) install --editable '.[bench]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.default

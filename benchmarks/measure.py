@@ -15,6 +15,8 @@ class Measured:
     """One run of one process."""
 
     seconds: float
+    cpu: float
+    """Seconds of all its threads, in its own code and in the kernel: steadier than time on a machine that is busy."""
     peak: int
     """Bytes of its largest resident set, as wait4 reports it: never less than what its parent held when it began."""
     read: int
@@ -26,10 +28,15 @@ class Result:
     """Medians over the runs of one command, and the extremes of its time."""
 
     seconds: float
+    cpu: float
     fastest: float
     slowest: float
     peak: int
     read: int
+
+
+# Python caches what it compiles, as it does for a package that pip installed.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 class Failed(Exception):
@@ -40,7 +47,9 @@ def measure(command: list[str], says: str = "") -> Measured:
     """Run a command to its end. Raises Failed unless it exits with 0 and prints `says`."""
     with tempfile.TemporaryFile() as printed:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT
+        )
         try:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             seconds = time.perf_counter() - start
@@ -55,7 +64,7 @@ def measure(command: list[str], says: str = "") -> Measured:
         text = printed.read().decode(errors="replace")
     if process.returncode != 0 or says not in text:
         raise Failed(f"exit code {process.returncode} of {' '.join(command)}\n{text[-2000:]}")
-    return Measured(seconds, usage.ru_maxrss * 1024, read)
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, read)
 
 
 def bytes_read(pid: int) -> int:
@@ -68,5 +77,5 @@ def summarise(runs: Iterable[Measured]) -> Result:
     """The medians of runs of the same command."""
     runs = list(runs)
     seconds = sorted(run.seconds for run in runs)
-    peak = int(median(run.peak for run in runs))
-    return Result(median(seconds), seconds[0], seconds[-1], peak, int(median(run.read for run in runs)))
+    cpu, peak, read = (median(values) for values in zip(*((run.cpu, run.peak, run.read) for run in runs), strict=True))
+    return Result(median(seconds), cpu, seconds[0], seconds[-1], int(peak), int(read))

@@ -16,12 +16,15 @@ from benchmarks.machine import machine, memory
 from benchmarks.measure import Failed, Measured, Result, measure, summarise
 
 MEMORY_FOLDER = Path("/dev/shm")
+BUSY = 0.5
+"""Processes running on average before the first measurement, from which on people are warned."""
 
 HOW = (
     "The commands of a case take turns, {runs} times after one that is not counted (short ones more often); a file is "
-    "built before its case and removed after it, an output after each run. Files are in memory (tmpfs), so no disk is "
-    "measured. Peak memory is ru_maxrss of the one process; less than the {floor} of the program that starts them "
-    "cannot be seen. `scan` and `picklescan` both run as commands, their start included."
+    "built before its case and removed after it, an output after each run. The files are in memory (tmpfs), so no disk "
+    "is measured. CPU time is that of all threads, the kernel's included. Peak memory is ru_maxrss of the one process; "
+    "less than the {floor} of the program that starts them cannot be seen. `scan` and `picklescan` are measured as "
+    "commands, their start included."
 )
 
 
@@ -32,6 +35,8 @@ def main() -> None:
     for name, value in described.items():
         print(f"{name + ':':10}{value}")
     print(flush=True)
+    if os.getloadavg()[0] > BUSY:
+        print(f"warning: the machine is busy (load {os.getloadavg()[0]:.1f}), the figures will be off", file=sys.stderr)
     sections = []
     try:
         for name in options.only or CASES:
@@ -40,7 +45,8 @@ def main() -> None:
                 print(table.text(section), flush=True)
                 sections.append(section)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the files are removed")
+        print("interrupted; the files are removed", file=sys.stderr)
+        sys.exit(130)
     except Failed as error:
         sys.exit(f"error: {error}")
     if options.markdown:
@@ -80,8 +86,8 @@ def run(case: Case, options: argparse.Namespace) -> table.Section | None:
         measured = alternate(case, source, count, options.runs * case.repeat)
         nbytes = source.stat().st_size if source.exists() else 0
     title = case.title.format(size=table.size(nbytes), count=f"{count:,}")
-    results = [result for result in measured.values() if result]
-    return table.Section(title, [row(case, each, result, results, count) for each, result in measured.items()])
+    reference = measured[case.contenders[0]]
+    return table.Section(title, [row(case, each, result, reference, count) for each, result in measured.items()])
 
 
 def available(folder: Path) -> int:
@@ -124,14 +130,21 @@ def run_once(contender: Contender, source: Path, count: int) -> Measured:
     return done
 
 
-def row(case: Case, contender: Contender, result: Result | None, results: list[Result], count: int) -> tuple[str, ...]:
+def row(
+    case: Case, contender: Contender, result: Result | None, reference: Result | None, count: int
+) -> tuple[str, ...]:
+    """The cells of `table.HEAD`."""
     if result is None:
-        return (contender.name, "not installed", "", "", "", contender.target)
-    extremes = f"{table.seconds(result.fastest)} – {table.seconds(result.slowest)}"
-    figure = case.figure(result, results, count)
+        return (contender.name, "not installed", "", "", "", "", contender.target)
     return (
-        contender.name, table.seconds(result.seconds), extremes, figure, table.mebibytes(result.peak), contender.target
-    )  # fmt: skip
+        contender.name,
+        table.seconds(result.seconds),
+        f"{table.seconds(result.fastest)} – {table.seconds(result.slowest)}",
+        table.seconds(result.cpu),
+        case.figure(result, reference, count),
+        table.mebibytes(result.peak),
+        contender.target,
+    )
 
 
 if __name__ == "__main__":

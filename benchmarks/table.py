@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-HEAD = ("", "median", "from – to", "figure", "peak memory", "target")
+HEAD = ("", "median", "from – to", "CPU time", "figure", "peak memory", "target")
 
 ABOUT = """# Benchmarks
 

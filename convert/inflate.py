@@ -69,8 +69,8 @@ def inflated(record: Record) -> Iterator[bytes]:
     hold(record, crc)
 
 
-def pickle_record(record: Record) -> Record:
-    """A record whose bytes can be read at any offset and are what the directory summed: for pickles."""
+def readable(record: Record) -> Record:
+    """A record whose bytes can be read at any offset and are what the directory summed: for pickles and small records."""
     if record.packed is None:
         check_crc(record)
         return record

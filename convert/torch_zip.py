@@ -6,7 +6,7 @@ Source: torch/serialization.py (`_save`, `_load`) and caffe2/serialize/inline_co
 from ckptool.convert.archive import LOCAL, Archive, read_archive
 from ckptool.convert.contents import Contents
 from ckptool.convert.examine import Pickle, Reader
-from ckptool.convert.inflate import MAX_PICKLE, check_crc, pickle_record
+from ckptool.convert.inflate import MAX_PICKLE, readable
 from ckptool.convert.machine import Budget
 from ckptool.convert.values import Dict, Module, Storage, Value
 from ckptool.errors import CkptoolError, Malformed, NotACheckpoint, OverBudget, Truncated
@@ -79,7 +79,7 @@ def run_pickles(source: Bytes, archive: Archive, contents: Contents) -> Pickle:
             inflated += record.size if record.packed is not None else 0
             if inflated > MAX_PICKLE:
                 raise OverBudget(f"{record.label}: deflated pickles of more than {size(MAX_PICKLE)}", REPACK)
-            stored = pickle_record(record)
+            stored = readable(record)
         except CkptoolError as error:
             done = Pickle(name, 0, None, [], [], 0, error=error)
             reader.pickles.append(done)
@@ -120,8 +120,7 @@ def big_endian(archive: Archive) -> bool:
     record = archive.records.get("byteorder")
     if record is None:
         return False
-    check_crc(record)
-    order = record.read(0, record.size) if record.packed is None and record.size <= 16 else b"?"
+    order = readable(record).read(0, record.size) if record.size <= 16 else b"?"
     if order not in (b"little", b"big"):
         raise Malformed(
             f"{record.label}: neither 'little' nor 'big'", "the file is damaged or forged: get another copy"
