@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ckptool.convert.destination import PT, check_destination, destination_of
+from ckptool.convert.destination import PT, check_destination, check_free, destination_of
 from ckptool.convert.read import read
 from ckptool.convert.shards import parse_size, split
 from ckptool.convert.sidecar import carry, find_sidecar
@@ -17,7 +17,7 @@ from ckptool.errors import EXIT_FINDINGS, CkptoolError
 from ckptool.hashes import sha256_of
 from ckptool.options import reporting, writing
 from ckptool.progress import bar
-from ckptool.report import Report, plan_data, refusal_data, to_json, write_report
+from ckptool.report import Report, check_report, plan_data, refusal_data, to_json, write_report
 from ckptool.tensor import Plan
 from ckptool.words import plan_lines, result_lines
 
@@ -63,25 +63,26 @@ def command(
 
     Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused.
     """
-    limit = parse_size(max_shard_size) if max_shard_size else None
+    limit = parse_size(max_shard_size) if max_shard_size is not None else None
     target = destination_of(source, destination)
+    check_report(report, [source, target])
     try:
         with ExitStack() as stack:
             plan = read(source, stack)
             check_destination(target, plan, force or dry_run)
-            if tied == "alias":
+            if tied == "alias" and target.suffix != PT:
                 plan = alias(plan)
             output, plan = convert(plan, source, target, limit, dry_run, force, quiet or no_progress)
         data = plan_data(str(source), plan, output if dry_run or not (as_json or report) else with_hashes(output))
     except CkptoolError as error:
         refusal = [refusal_data(str(source), error.message, error.hint)]
         if report:
-            write_report(report, refusal, True, [source])
+            write_report(report, refusal, True)
         if as_json:
             click.echo(to_json(refusal, True))
         raise
     if report:
-        write_report(report, [data], True, [source, target])
+        write_report(report, [data], True)
     if as_json:
         click.echo(to_json([data], True))
     if not quiet:
@@ -99,23 +100,25 @@ def convert(
     if left_out:
         plan = replace(plan, dropped=(*plan.dropped, left_out))
     if target.suffix == PT and plan.structure is not None:
-        plan = replace(plan, dropped=plan.structure.dropped, metadata={})
+        plan, limit = replace(plan, dropped=plan.structure.dropped, metadata={}), None
     shards = split(plan, target, limit) if limit else None
     output: Report = {"path": str(target), "sha256": None, "bytes": plan.nbytes}
     if shards:
         output |= {
             "path": str(shards.index_path),
-            "files": [{"path": str(path), "sha256": None} for path, _ in shards.files],
+            "files": [{"path": str(path), "sha256": None, "bytes": part.nbytes} for path, part in shards.files],
         }
+        for path in (shards.index_path, *(path for path, _ in shards.files)):
+            check_free(path, plan, force or dry_run)
     if sidecar is not None:
         output["sidecar"] = str(goal)
     if dry_run:
         return output, plan
     with bar(plan.nbytes, target.name, hidden) as advance:
         if shards:
-            for path, part in shards.files:
-                check_destination(path, part, force)
             output["bytes"] = write_shards(shards, force, advance)
+            for file in output["files"]:
+                file["bytes"] = Path(file["path"]).stat().st_size
         elif target.suffix == PT:
             from ckptool.convert.hypernetwork import write_pt
 
@@ -131,6 +134,5 @@ def with_hashes(output: Report) -> Report:
     """The same with sha256 of what was written: read once more, so only when a report was asked for."""
     output["sha256"] = sha256_of(Path(output["path"]))
     for file in output.get("files", ()):
-        path = Path(file["path"])
-        file |= {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        file["sha256"] = sha256_of(Path(file["path"]))
     return output

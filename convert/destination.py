@@ -15,7 +15,7 @@ PT = ".pt"
 
 def default_name(source: Path, suffix: str = "-converted") -> str:
     """The source's stem with `.safetensors`; `suffix` is added where that would be the source itself."""
-    name = source.resolve().name if source.name in ("", ".", "..") else source.name
+    name = source.name
     if name.endswith(".index.json"):
         name = name.removesuffix(".index.json")
     stem = name if source.is_dir() else name.rpartition(".")[0] or name
@@ -26,15 +26,11 @@ def default_name(source: Path, suffix: str = "-converted") -> str:
 
 def destination_of(source: Path, given: Path | None) -> Path:
     """DST as given, inside it when it is a folder, or beside the source."""
+    if source.name in ("", ".."):
+        source = source.resolve()  # `.` and `..` have a name of their own
     if given is not None and given.is_dir():
         return given / default_name(source, suffix="")
-    return (
-        given
-        if given is not None
-        else source.resolve().with_name(default_name(source))
-        if source.is_dir()
-        else source.with_name(default_name(source))
-    )
+    return given or source.with_name(default_name(source))
 
 
 def check_destination(path: Path, plan: Plan, force: bool) -> None:
@@ -50,6 +46,12 @@ def check_destination(path: Path, plan: Plan, force: bool) -> None:
         )
     if not path.parent.is_dir():
         raise UsageError(f"{label}: its folder does not exist", "make the folder first")
+    check_free(path, plan, force)
+
+
+def check_free(path: Path, plan: Plan, force: bool) -> None:
+    """Raises UsageError when `path` is a source of the plan, or exists without `force`."""
+    label = escape(str(path), 1000)
     if not os.path.lexists(path):
         return
     if path.exists():

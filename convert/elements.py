@@ -1,6 +1,7 @@
 """Changes to elements that a file asks for: byte order, and torch's conjugate and negative bits."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from ckptool.tensor import BITS
@@ -10,6 +11,7 @@ SIGNED = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "C64": 4}
 """Width of the number that carries a sign."""
 
 
+@cache  # one function for the same change, so that tied tensors are seen to be tied
 def change(dtype: str, swap: bool, conj: bool, neg: bool) -> Change | None:
     """What to do with the bytes of whole elements, in place; None when nothing is."""
     width = 4 if dtype == "C64" else BITS[dtype] // 8

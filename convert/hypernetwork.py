@@ -26,6 +26,8 @@ ALIGNMENT = 64
 MAX_SIZE = (1 << 32) - 1
 MAX_VALUES = 100_000
 MAX_DEPTH = 16
+MAX_BITS = 2000
+"""Torch's own safe unpickler knows no opcode for wider integers."""
 STORAGE_OF = {DTYPES[dtype]: storage for storage, dtype in STORAGES.items() if DTYPES[dtype]}
 
 
@@ -65,6 +67,8 @@ def plain(value: Value, tensors: dict[int, Tensor], room: list[int], depth: int)
     if room[0] < 0 or depth > MAX_DEPTH:
         raise OverBudget("it holds more plain values than a hypernetwork has", "do not trust the file")
     kind = type(value)
+    if kind is int and value.bit_length() > MAX_BITS:
+        return NOT_PLAIN
     if value is None or kind in (bool, int, float, str):
         return value
     if kind is Rebuilt:
@@ -105,7 +109,7 @@ def dump(value: Any, keys: dict[str, int]) -> bytes:
             return {None: b"N", True: b"\x88", False: b"\x89"}[value]
         case int():
             data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            return b"J" + pack("<i", value) if -(1 << 31) <= value < 1 << 31 else b"\x8b" + pack("<I", len(data)) + data
+            return b"J" + pack("<i", value) if -(1 << 31) <= value < 1 << 31 else b"\x8a" + pack("<B", len(data)) + data
         case float():
             return b"G" + pack(">d", value)
         case str():

@@ -70,7 +70,7 @@ def inflated(record: Record) -> Iterator[bytes]:
 
 
 def readable(record: Record) -> Record:
-    """A record whose bytes can be read at any offset and are what the directory summed: for pickles and small records."""
+    """A record whose bytes can be read at any offset, and are what the directory summed: for small ones and pickles."""
     if record.packed is None:
         check_crc(record)
         return record

@@ -11,7 +11,7 @@ from ckptool.convert.scan import Scan, scan_file, scan_folder, scan_index
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
 from ckptool.hashes import sha256_of
 from ckptool.options import reporting
-from ckptool.report import SCHEMA_VERSION, Report, finding_data, to_json, write_report
+from ckptool.report import SCHEMA_VERSION, Report, check_report, finding_data, to_json, write_report
 from ckptool.text import escape
 from ckptool.words import finding_lines
 
@@ -45,6 +45,7 @@ def command(
 
     Exit codes: 0 clean or harmless, 1 something unknown or dangerous, 3 a file was refused.
     """
+    check_report(report, sources)
     reports: list[Report] = []
     worst = EXIT_OK
     counts: dict[str, int] = {}
@@ -64,7 +65,7 @@ def command(
         )
     single = len(sources) == 1 and not sources[0].is_dir() and not is_index(sources[0])
     if report:
-        write_report(report, reports, single, sources)
+        write_report(report, reports, single)
     if as_json:
         click.echo(to_json(reports, single))
     if not quiet and sum(counts.values()) > 1:

@@ -10,8 +10,6 @@ from ckptool.tensor import Dropped
 from ckptool.text import escape
 
 MAX_SIZE = 1 << 20
-CODE_TAG = b"!!python"
-"""A YAML loader that is not safe makes objects of these tags."""
 
 
 def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None, Path, Dropped | None]:
@@ -26,8 +24,8 @@ def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None,
         if file.size > MAX_SIZE:
             return None, goal, Dropped(path.name, f"a sidecar of more than {MAX_SIZE:,} bytes")
         data = Record.whole(file).read(0, file.size)
-    if CODE_TAG in data:
-        return None, goal, Dropped(path.name, "a sidecar whose tags would run code in a careless YAML loader")
+    if not is_plain(data):
+        return None, goal, Dropped(path.name, "a sidecar with YAML tags, which can run code in a careless loader")
     if goal.exists() and not force:
         if goal.is_file() and goal.stat().st_size == len(data) and goal.read_bytes() == data:
             return None, goal, None
@@ -35,6 +33,14 @@ def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None,
             f"{escape(str(goal), 1000)}: exists already, and differs from the source's", "--force replaces it"
         )
     return data, goal, None
+
+
+def is_plain(data: bytes) -> bool:
+    """No tag can be in it: they begin with `!`, however they are spelled, and other encodings could hide one."""
+    try:
+        return "!" not in data.decode("utf-8") and b"\0" not in data
+    except UnicodeDecodeError:
+        return False
 
 
 def same(path: Path, other: Path) -> bool:

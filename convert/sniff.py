@@ -41,6 +41,8 @@ def sniff(source: Bytes) -> str:
     if source.size == 0:
         raise NotACheckpoint(f"{source.label}: the file is empty", "download it again")
     head = Record.whole(source).read(0, min(HEAD, source.size))
+    if is_safetensors(head, source.size, source.size - 8):
+        return "safetensors"  # first: the length of its header can spell anything
     for magic, name, hint in IMPOSTORS:
         if head.startswith(magic):
             raise NotACheckpoint(f"{source.label}: this is {name}", hint)
@@ -58,8 +60,8 @@ def sniff(source: Bytes) -> str:
         )
     if head.startswith(b"PK\x03\x04"):
         return "zip"
-    if is_safetensors(head, source.size):
-        return "safetensors"
+    if is_safetensors(head, source.size, 100_000_000):
+        return "safetensors"  # cut or forged, and named so by its reader
     if head[0] in FIRST_OPCODES:
         return "pickle"
     raise NotACheckpoint(
@@ -71,12 +73,10 @@ def sniff(source: Bytes) -> str:
 FIRST_OPCODES = frozenset(b"\x80(]})cNIJKMLFGSTUVX\x88\x89\x8a\x8b\x8c\x8d\x8e\x8fBC\x95\x96lditP")
 
 
-def is_safetensors(head: bytes, size: int) -> bool:
-    """A header length, then JSON. A length beyond the file counts, so that a cut or forged file is named as one."""
-    if len(head) < 9:
-        return False
+def is_safetensors(head: bytes, size: int, longest: int) -> bool:
+    """A header length of at most `longest`, then JSON."""
     length = int.from_bytes(head[:8], "little")
-    return head[8:9] == b"{" and (length <= max(size, 100_000_000) or head[8:10] == b'{"')
+    return size > 8 and head[8:9] == b"{" and (length <= longest or (head[8:10] == b'{"' and longest > size))
 
 
 def is_tar(head: bytes) -> bool:

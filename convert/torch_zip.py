@@ -166,6 +166,8 @@ def with_expected_end(source: Bytes, error: Truncated) -> Truncated:
     except CkptoolError:
         return error
     needed = sum(storage.nbytes for storage in reader.storages.values())
+    if needed <= source.size:
+        return error
     return Truncated(
         f"{source.label}: ends at byte {source.size:,}, but its tensors alone need {needed:,} bytes ({size(needed)})",
         "the download was cut off: download it again",

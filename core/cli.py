@@ -8,7 +8,8 @@ import sys
 import click
 
 from ckptool import __version__
-from ckptool.errors import EXIT_INTERRUPTED, EXIT_REFUSED, CkptoolError
+from ckptool.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, CkptoolError
+from ckptool.text import escape
 
 # Command -> its module and its one line of help, so that `ckptool --help` loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -56,11 +57,20 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        fail("interrupted", "nothing was left behind; run it again when you like", EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone: nobody is there to be told
         sys.exit(EXIT_REFUSED)
+    except OSError as error:
+        where = f"{escape(str(error.filename), 1000)}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}", "check the path and its permissions", EXIT_USAGE)
+    except MemoryError:
+        fail(
+            "there is not enough memory",
+            "the file asks for more than a model of its size needs, or the limit is too low",
+            EXIT_REFUSED,
+        )
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted", "nothing was left behind; run it again when you like", EXIT_INTERRUPTED)
 
 
 def fail(message: str, hint: str, code: int) -> None:

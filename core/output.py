@@ -57,7 +57,7 @@ class Output:
         return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
 
     def _sibling(self) -> Path:
-        return self.path.with_name(f".{self.path.name[:100]}.{os.urandom(6).hex()}.tmp")
+        return self.path.with_name(f".ckptool-{os.urandom(6).hex()}.tmp")  # whatever the length of the name
 
     def _publish(self) -> None:
         """Give the file its name in one step; without `force` an existing one is never replaced."""

@@ -64,10 +64,17 @@ def to_json(reports: list[Report], single: bool) -> str:
     return json.dumps(reports[0] if single and len(reports) == 1 else reports, indent=2)
 
 
-def write_report(path: Path, reports: list[Report], single: bool, sources: Iterable[Path]) -> None:
+def check_report(path: Path | None, others: Iterable[Path]) -> None:
+    """Raises UsageError when the report would replace one of `others`: the sources and the output."""
+    for other in others if path is not None else ():
+        assert path is not None
+        same = path.exists() and other.exists() and os.path.samefile(path, other)
+        if same or path.resolve() == other.resolve():
+            raise UsageError(f"{path}: the report would replace a model", "give another name for the report")
+
+
+def write_report(path: Path, reports: list[Report], single: bool) -> None:
     """Write the reports to `path` in the form that its ending names."""
-    if path.exists() and any(source.exists() and os.path.samefile(path, source) for source in sources):
-        raise UsageError(f"{path}: the report would replace the source", "give another name for the report")
     if path.suffix == ".json":
         text = to_json(reports, single) + "\n"
     elif path.suffix == ".sarif":
