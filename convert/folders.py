@@ -28,12 +28,11 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(".index.json")
 
 
-def read_json(path: Path) -> Any:
+def read_json(source: File) -> Any:
     """A small JSON file as data. Raises Malformed."""
-    with File.open(path) as source:
-        if source.size > MAX_INDEX:
-            raise Malformed(f"{source.label}: an index of {source.size:,} bytes", "get another copy")
-        data = Record.whole(source).read(0, source.size)
+    if source.size > MAX_INDEX:
+        raise Malformed(f"{source.label}: an index of {source.size:,} bytes", "get another copy")
+    data = Record.whole(source).read(0, source.size)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -44,8 +43,9 @@ def read_index(path: Path, stack: ExitStack) -> Plan:
     """The plan of all shards that an index names, each in the index's own folder."""
     from ckptool.convert.read import read_file
 
-    weight_map = read_weight_map(path)
-    plans = [read_file(shard, stack) for shard in shard_paths(path)]
+    source = stack.enter_context(File.open(path))
+    weight_map = read_weight_map(source)
+    plans = [read_file(shard, stack) for shard in shards_of(path, weight_map)]
     merged = merge(path, "sharded", [("", plan) for plan in plans])
     missing = sorted(weight_map.keys() - {tensor.name for tensor in merged.tensors})
     if missing:
@@ -53,21 +53,28 @@ def read_index(path: Path, stack: ExitStack) -> Plan:
             f"{escape(str(path))}: {len(missing):,} of its tensors are in no shard, such as {escape(missing[0], 80)}",
             "the shards and the index do not belong together: get them again",
         )
-    return merged
+    # The index is a source as well: it must not be replaced either.
+    return replace(merged, sources=(*merged.sources, Record.whole(source)))
 
 
 def shard_paths(path: Path) -> list[Path]:
-    """The files that an index names, which must be beside it."""
-    return [shard_path(path, file) for file in sorted(set(read_weight_map(path).values()))]
+    """The files that an index names."""
+    with File.open(path) as source:
+        return shards_of(path, read_weight_map(source))
 
 
-def read_weight_map(path: Path) -> dict[str, str]:
+def shards_of(path: Path, weight_map: dict[str, str]) -> list[Path]:
+    """The files of an index, which must be beside it."""
+    return [shard_path(path, file) for file in sorted(set(weight_map.values()))]
+
+
+def read_weight_map(source: File) -> dict[str, str]:
     """Tensor name -> file name. Raises Malformed."""
-    index = read_json(path)
+    index = read_json(source)
     weight_map = index.get("weight_map") if type(index) is dict else None
     if type(weight_map) is not dict or not weight_map or not all(type(file) is str for file in weight_map.values()):
         raise Malformed(
-            f"{escape(str(path))}: has no weight_map from tensors to files", "give the *.index.json of a sharded model"
+            f"{source.label}: has no weight_map from tensors to files", "give the *.index.json of a sharded model"
         )
     return weight_map
 

@@ -17,8 +17,8 @@ def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None,
 
     Raises UsageError when another file stands where it would go.
     """
-    path, goal = source.with_suffix(".yaml"), target.with_suffix(".yaml")
-    if not source.is_file() or not path.is_file() or same(path, goal):
+    goal = target.with_suffix(".yaml")
+    if not source.is_file() or not (path := source.with_suffix(".yaml")).is_file() or same(path, goal):
         return None, goal, None
     with File.open(path) as file:
         if file.size > MAX_SIZE:
