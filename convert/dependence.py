@@ -1,15 +1,18 @@
 """Refuse tensors that a call of the file's could have changed: what the file holds is then not known."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from ckptool.convert.render import expression
 from ckptool.convert.state_dict import BY_HAND, Flat
-from ckptool.convert.values import Call, Rebuilt
+from ckptool.convert.values import Call, Rebuilt, Storage
 from ckptool.convert.walk import unseen
 from ckptool.errors import Refused
 
+OBJECTS = frozenset({"NEWOBJ", "NEWOBJ_EX"})
+"""Opcodes that make an object of a class; all others can call a function."""
 
-def check_independent(flat: Flat, calls: Iterable[Call]) -> None:
+
+def check_independent(flat: Flat, calls: Sequence[Call]) -> None:
     """Raises Refused when a call is handed a container or tensor of the output.
 
     That a call is harmless says that it does no harm to a machine; an optimizer does write to what it is given.
@@ -17,12 +20,25 @@ def check_independent(flat: Flat, calls: Iterable[Call]) -> None:
     (REDUCE) storages count too. An object's state is not held against it: training code often keeps tensors there.
     """
     ours = {id(value) for value in (*flat.containers, *flat.tensors.values())}
-    storages = {id(tensor.storage) for tensor in flat.tensors.values()}
+    storages = {identity(tensor.storage) for tensor in flat.tensors.values()}
+    # Each kind by itself: what an object was given first still counts when a function is given it.
+    functions = [call for call in calls if call.opcode not in OBJECTS]
+    objects = [call for call in calls if call.opcode in OBJECTS]
+    check(functions, ours, storages)
+    check(objects, ours, frozenset())
+
+
+def check(calls: Iterable[Call], ours: set[int], storages: Collection[object]) -> None:
     seen: set[int] = set()
     for call in calls:
         for value in unseen([call.function, call.args, call.kwargs], seen):
-            shares = type(value) is Rebuilt and call.opcode == "REDUCE" and id(value.storage) in storages
-            if id(value) in ours or shares:
+            storage = value.storage if type(value) is Rebuilt else value
+            if id(value) in ours or (type(storage) is Storage and identity(storage) in storages):
                 raise Refused(
                     f"its tensors could be changed by {expression(call)} at byte {call.offset:,} of the pickle", BY_HAND
                 )
+
+
+def identity(storage: Storage) -> object:
+    """Equal for storages that are the same bytes."""
+    return storage.key or id(storage.record)

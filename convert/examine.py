@@ -6,7 +6,7 @@ from ckptool.convert import numpy_names, torch_names
 from ckptool.convert.machine import Budget, Limits, Machine, Meaning, Names
 from ckptool.convert.opcodes import HANDLERS
 from ckptool.convert.stream import Stream
-from ckptool.convert.values import Call, Ref, Storage, StorageType, Unusable, Value
+from ckptool.convert.values import INERT, Call, Ref, Storage, StorageType, Unusable, Value
 from ckptool.errors import CkptoolError
 from ckptool.source import Record
 
@@ -103,14 +103,14 @@ class Reader:
 
         record = numpy_names.bytes_of(data)
         if record is None or self.depth + 1 >= MAX_DEPTH:
-            return torch_names.damaged("its storage is not a torch file")
+            return INERT
         if id(data) in self.nested:
             return self.nested[id(data)][1]
         nested = Reader(depth=self.depth + 1, budget=self.budget)
         try:
             value: Value = read_nested(nested, record)
-        except CkptoolError as error:
-            value = Unusable(f"its storage cannot be read: {error.message}", error.hint)
+        except CkptoolError:
+            value = INERT  # the nested pickles keep what was wrong with them
         self.pickles.extend(nested.pickles)
         self.nested[id(data)] = (data, value)  # the data too, so that its identity stays its own
         return value

@@ -51,13 +51,15 @@ class Budget:
 
 
 def extent(value: Value) -> int:
-    """Bytes or items that a copy of a value takes."""
+    """Bytes that a copy of a value takes."""
     kind = type(value)
     if kind is Blob:
         return int(value.record.size)
     if kind is Dict:
-        return len(value.pairs)
-    return len(value) if kind in (list, str, bytes) else 0
+        return 8 * len(value.pairs)
+    if kind is list:
+        return 8 * len(value)
+    return len(value) if kind in (str, bytes) else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,7 +55,7 @@ def plan_of(source: Bytes, contents: Contents) -> Plan:
         raise contents.error
     try:
         flat = flatten(contents.value)
-        check_independent(flat, (call for pickle in contents.pickles for call in pickle.calls))
+        check_independent(flat, [call for pickle in contents.pickles for call in pickle.calls])
         tensors = place_all(flat.tensors, contents.locate or no_storages, contents.big_endian, source.size)
     except CkptoolError as error:
         raise in_file(source, error) from error

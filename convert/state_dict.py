@@ -32,7 +32,7 @@ COUNTERS = ("epoch", "global_step")
 MAX_DEPTH = 64
 MAX_TENSORS = 1_000_000
 MAX_DROPPED = 10_000
-MAX_NAMES = 64_000_000
+MAX_NAMES = 16_000_000
 """Characters in all names; the header of the output has its own limit."""
 BY_HAND = "load it with the program that wrote it and save a plain state dict"
 
@@ -102,6 +102,9 @@ def add_beside(flat: Flat, bearers: Bearers, key: Value, value: Value, wrapped: 
         count = plural(tensors_in(value), "tensor")
         flat.dropped.append(Dropped(key, f"training state ({count})" if value in bearers else "training state"))
     elif type(key) is str and type(value) in (str, int, float) and (not wrapped or key in COUNTERS):
+        flat.characters += len(key) + len(str(value))
+        if flat.characters > MAX_NAMES:
+            raise OverBudget(f"more than {MAX_NAMES:,} characters of names and metadata", "do not trust the file")
         if is_utf8(key + str(value)):
             flat.metadata[key] = str(value)
         else:

@@ -6,7 +6,20 @@ Source: torch/_utils.py, torch/serialization.py, torch/_tensor.py and torch/csrc
 from collections.abc import Callable
 
 from ckptool.convert import torch_modules
-from ckptool.convert.values import INERT, Dict, DType, Module, Rebuilt, Ref, Set, Storage, StorageType, Unusable, Value
+from ckptool.convert.values import (
+    INERT,
+    Call,
+    Dict,
+    DType,
+    Module,
+    Rebuilt,
+    Ref,
+    Set,
+    Storage,
+    StorageType,
+    Unusable,
+    Value,
+)
 from ckptool.tensor import BITS
 
 MAX_RANK = 64
@@ -153,22 +166,31 @@ def rebuild_tensor_v3(*args: Value) -> Value:
     return rebuild(args[0], args[1], args[2], args[3], args[6], args[7] if len(args) == 8 else None)
 
 
-def rebuild_parameter(data: Value = None, *_: Value) -> Value:
-    """A Parameter is its data."""
+def rebuild_parameter(
+    data: Value = None, requires_grad: Value = None, hooks: Value = None, state: Value = None
+) -> Value:
+    """A Parameter is its data, unless its state sets another."""
+    if sets_tensor(state):
+        return damaged("its state holds tensors, and could replace its data")
     if type(data) in (Rebuilt, Unusable):
         return data
     return Unusable("a Parameter's data is no tensor that is known", "only a tensor of torch's own can be converted")
 
 
-def rebuild_from_type(function: Value = None, kind: Value = None, args: Value = None, *_: Value) -> Value:
+def sets_tensor(state: Value) -> bool:
+    """Torch sets each entry of a state as an attribute, and `data` is one."""
+    parts = state if type(state) is tuple else (state,)
+    values = [value for part in parts if type(part) is Dict for _, value in part.pairs]
+    return any(type(value) in (Rebuilt, Unusable, Storage, Call) for value in values)
+
+
+def rebuild_from_type(function: Value = None, kind: Value = None, args: Value = None, state: Value = None) -> Value:
     """`_rebuild_from_type_v2(func, type, args, state)`: a subclass, read as the tensor that a listed function makes."""
     if type(function) is Ref and type(args) is tuple:
         meaning = REBUILDERS.get((function.module, function.name))
         if meaning is not None and type(kind) is Ref:
-            return meaning(*args)
-    return Unusable(
-        "it is made by a function that is not known", "load it with the program that wrote it, then save plain tensors"
-    )
+            return damaged("its state holds tensors") if sets_tensor(state) else meaning(*args)
+    return INERT
 
 
 def unsupported(what: str) -> Callable[..., Value]:

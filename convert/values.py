@@ -65,7 +65,9 @@ class Module:
     state: Value = None
 
     def build(self, state: Value) -> None:
-        self.state = state
+        """One state. Torch would join a second one to it; no writer gives two."""
+        twice = Unusable("it is given two states", "the file is damaged or forged: get another copy", True)
+        self.state = state if self.state is None else twice
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from ckptool.convert.numpy_names import Array
-from ckptool.convert.values import Call, Dict, Module, Rebuilt, Set, Unusable, Value
+from ckptool.convert.values import Call, Dict, Module, Rebuilt, Ref, Set, Storage, Unusable, Value
 
 
 def parts(value: Value) -> Iterable[Value]:
@@ -42,12 +42,18 @@ def unseen(start: Iterable[Value], seen: set[int]) -> Iterator[Value]:
 
 
 LEAVES = frozenset({type(None), bool, int, float, str, bytes})
-TENSORS = frozenset({Rebuilt, Unusable})
+TENSORS = frozenset({Rebuilt, Storage, Unusable})
+"""What a branch is kept for: tensors, and the bytes that something unknown may make one of."""
 
 
 def tensors_in(value: Value) -> int:
     """How many tensors a value holds, in whatever it is made of."""
     return sum(type(found) in (Rebuilt, Unusable) for found in reachable([value]))
+
+
+def is_rebuilder(call: Call) -> bool:
+    """A call that would make a tensor, of arguments that mean nothing here."""
+    return type(call.function) is Ref and call.function.module == "torch._utils"
 
 
 class Bearers:
@@ -67,9 +73,9 @@ class Bearers:
                 parents.setdefault(id(part), []).append(id(value))
                 if id(part) not in seen:
                     seen.add(id(part))
-                    if kind in TENSORS:
+                    if kind in TENSORS or (kind is Call and is_rebuilder(part)):
                         bearing.append(id(part))
-                    else:
+                    if kind not in TENSORS:
                         todo.append(part)
         self._ids = set(bearing)
         while bearing:

@@ -140,11 +140,27 @@ def test_tensors_with_attributes_and_hooks(tmp_path: Path) -> None:
     marked, parameter = random(torch.float32), Parameter(torch.ones(3))
     marked.origin = "training"  # type: ignore[attr-defined]
     parameter.origin = "training"  # type: ignore[attr-defined]
-    check({"marked": marked, "parameter": parameter, "buffer": torch.nn.Buffer(torch.ones(2))}, tmp_path / "m.pt", save_zip)
+    check(
+        {"marked": marked, "parameter": parameter, "buffer": torch.nn.Buffer(torch.ones(2))},
+        tmp_path / "m.pt",
+        save_zip,
+    )
 
 
 def test_names_of_any_script_and_length(tmp_path: Path) -> None:
-    names = ["", ".", "ключ", "キー", "😀", '"quoted"\\', "tab\tnew\nline\x01\x7f", "\u2028", "a" * 5000, "é", "e\u0301"]
+    names = [
+        "",
+        ".",
+        "ключ",
+        "キー",
+        "😀",
+        '"quoted"\\',
+        "tab\tnew\nline\x01\x7f",
+        "\u2028",
+        "a" * 5000,
+        "é",
+        "e\u0301",
+    ]
     check({name: torch.tensor([i]) for i, name in enumerate(names)}, tmp_path / "m.ckpt", save_zip)
 
 
