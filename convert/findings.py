@@ -17,7 +17,7 @@ SEVERITY = {"harmless": "note", "unknown": "warning", "dangerous": "error"}
 RANK = {"harmless": 0, "unknown": 1, "dangerous": 2}
 OWN_CALLS = {"computed name": "builds a call", "BUILD on a class": "changes objects"}
 """What the machine itself describes as a call."""
-MAX_PARTS = 32
+MAX_PARTS = 8
 MAX_FINDINGS = 1000
 """For each file; what is beyond is counted."""
 

@@ -28,7 +28,7 @@ class Limits:
     stack: int = 1_000_000
     marks: int = 100_000
     memo: int = 10_000_000
-    calls: int = 100_000
+    calls: int = 50_000
     references: int = 100_000
 
 
