@@ -73,8 +73,30 @@ def test_views_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
         assert gathered(view, int(np.prod(shape)) * 4) == expected(data, view), (shape, strides)
 
 
-def test_no_piece_is_larger_than_the_window(tmp_path: Path) -> None:
-    """Memory is the window's, whatever the size of the view: here it lies in a file with a hole of 2 GB."""
+class Watched(Memory):
+    """Remembers the longest read."""
+
+    longest = 0
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        self.longest = max(self.longest, len(buffer))
+        super().read_into(buffer, offset)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_nothing_longer_than_the_window_is_read_or_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    offset, shape, strides = VIEWS[name]
+    source = Watched(bytes(1700 * 4), "m")
+    view = Strided(Record.whole(source), 4, offset, shape, strides)
+    for window in WINDOWS:
+        monkeypatch.setattr(gather, "WINDOW", window)
+        source.longest = 0
+        assert max(len(piece) for _, piece in gather.pieces(view)) <= window
+        assert source.longest <= window
+
+
+def test_a_view_across_two_gigabytes(tmp_path: Path) -> None:
+    """In a file with a hole, so that it takes no room."""
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(2 << 30)
@@ -86,7 +108,7 @@ def test_no_piece_is_larger_than_the_window(tmp_path: Path) -> None:
         assert total == (2 << 30) // 4 - 1
         found = {offset: bytes(piece) for offset, piece in gather.pieces(view)}
     assert found[20] == b"last"
-    assert all(len(piece) <= gather.WINDOW for piece in found.values())
+    assert sum(map(len, found.values())) == 24
 
 
 def test_a_span_comes_in_chunks_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,27 @@ def test_a_hypernetwork(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["h.pt"]
 
 
+def test_a_report_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A write that stops short is no error to the system."""
+    value = {"state_dict": {"w": torch.ones(1)}, **{f"note {i:05} {'x' * 60}": {"a": i} for i in range(9_000)}}
+    torch.save(value, tmp_path / "m.ckpt")
+    for ending in ("json", "html", "md"):
+        ran = with_little_room("convert", tmp_path / "m.ckpt", "--force", "-q", "--report", tmp_path / f"r.{ending}")
+        report = tmp_path / f"r.{ending}"
+        assert not report.exists() or report.stat().st_size != LIMIT
+        assert ran.returncode == (0 if report.exists() else 3), ran
+
+
+def test_a_sidecar_is_whole_or_not_there(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1)}, tmp_path / "m.ckpt")
+    (tmp_path / "m.yaml").write_text("#" * 900_000)
+    limited = LIMITED.replace(str(LIMIT), "500000")
+    command = [sys.executable, "-c", limited, CKPTOOL, "convert", tmp_path / "m.ckpt", tmp_path / "out.safetensors"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 3, ran
+    assert not (tmp_path / "out.yaml").exists()
+
+
 def test_with_room_enough_the_same_limit_is_no_obstacle(tmp_path: Path) -> None:
     zipped({"w": torch.ones(1000)}, tmp_path / "m.ckpt")
     assert with_little_room("convert", tmp_path / "m.ckpt").returncode == 0

@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-ROUND = 5
+ROUND = 2
 """Times as many examples in each turn as in the test suite."""
 SHARE = 0.5
 """Of the time for hypothesis, where atheris takes the rest."""

@@ -9,8 +9,9 @@ from zlib import crc32
 import safetensors
 
 from ckptool.convert.archive import Archive, read_archive
+from ckptool.convert.contents import Contents
 from ckptool.convert.examine import Pickle, Reader
-from ckptool.convert.findings import pickle_findings
+from ckptool.convert.findings import findings_of
 from ckptool.convert.inflate import check_crc, inflated
 from ckptool.convert.layout import layout
 from ckptool.convert.read import read
@@ -30,7 +31,7 @@ def interpret(data: bytes) -> Pickle:
     """The pickle machine, and the findings of what it met. An error is kept in the result."""
     with guarded():
         done = Reader().run(Record.whole(Memory(data, "fuzz")))
-        list(pickle_findings(done, "reported"))
+        findings_of(Contents("pickle", pickles=[done]), "reported")
     return done
 
 
