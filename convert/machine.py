@@ -36,7 +36,7 @@ class Limits:
 class Budget:
     """What all pickles of a file may use together: work, and bytes or items that calls copy."""
 
-    opcodes: int = 10_000_000
+    opcodes: int = 6_000_000
     copied: int = 1 << 26
 
     @classmethod

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ckptool.convert.read import read
+from ckptool.convert.shards import split
+from ckptool.convert.writer import write_shards
+from ckptool.errors import Truncated
 from tests.convert.converting import Tensors, ckptool, conventional, equal, header_of, random
 
 TENSORS: Tensors = {f"layer.{i}": random(torch.float32, (100,), i) for i in range(7)} | {
@@ -127,6 +132,18 @@ def test_a_wrong_checksum_in_the_last_shard_leaves_none(tmp_path: Path) -> None:
     ran = ckptool("convert", tmp_path / "m.ckpt", "--max-shard-size", "100KB")
     assert ran.code == 3
     assert "data/3" in ran.err
+    assert os.listdir(tmp_path) == ["m.ckpt"]
+
+
+def test_a_source_that_changes_meanwhile_leaves_no_shard(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "m.ckpt")
+    with ExitStack() as stack:
+        plan = read(tmp_path / "m.ckpt", stack)
+        shards = split(plan, tmp_path / "out.safetensors", 1000)
+        assert shards is not None
+        (tmp_path / "m.ckpt").open("ab").write(b"x")
+        with pytest.raises(Truncated, match="changed"):
+            write_shards(shards)
     assert os.listdir(tmp_path) == ["m.ckpt"]
 
 
