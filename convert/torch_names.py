@@ -8,7 +8,6 @@ from collections.abc import Callable
 from ckptool.convert import torch_modules
 from ckptool.convert.values import (
     INERT,
-    Call,
     Dict,
     DType,
     Module,
@@ -22,6 +21,8 @@ from ckptool.convert.values import (
 )
 from ckptool.tensor import BITS
 
+WRITING = frozenset({"data", "real", "imag", "__class__", "__dict__"})
+"""Attributes of a tensor that change what it holds or is."""
 MAX_RANK = 64
 MAX_DIM = (1 << 63) - 1
 
@@ -178,10 +179,12 @@ def rebuild_parameter(
 
 
 def sets_tensor(state: Value) -> bool:
-    """Torch sets each entry of a state as an attribute, and `data` is one."""
+    """Torch sets each entry of a state as an attribute, and some attributes write to the tensor."""
     parts = state if type(state) is tuple else (state,)
-    values = [value for part in parts if type(part) is Dict for _, value in part.pairs]
-    return any(type(value) in (Rebuilt, Unusable, Storage, Call) for value in values)
+    pairs = [pair for part in parts if type(part) is Dict for pair in part.pairs]
+    return any(
+        type(key) is not str or key in WRITING or type(value) in (Rebuilt, Unusable, Storage) for key, value in pairs
+    )
 
 
 def rebuild_from_type(function: Value = None, kind: Value = None, args: Value = None, state: Value = None) -> Value:
