@@ -9,6 +9,7 @@ from zlib_ng import zlib_ng
 from ckptool.convert.gather import span_pieces
 from ckptool.convert.inflate import chunks, hold
 from ckptool.errors import CkptoolError
+from ckptool.output import write_at
 from ckptool.source import Record
 from ckptool.tensor import Span
 
@@ -39,14 +40,6 @@ def copy_span(span: Span, target: int, offset: int, advance: Callable[[int], Non
         for at, piece in span_pieces(rest):
             write_at(target, piece, offset + done + at)
             advance(len(piece))
-
-
-def write_at(target: int, data: memoryview | bytes, offset: int) -> None:
-    """All of `data` at `offset`: a write may stop short."""
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(target, view, offset)
-        view, offset = view[count:], offset + count
 
 
 class Batch:

@@ -11,14 +11,14 @@ from typing import Any
 
 from zlib_ng import zlib_ng
 
-from ckptool.convert.copy import Checks, write_at
+from ckptool.convert.copy import Checks
 from ckptool.convert.gather import pieces
 from ckptool.convert.render import expression
 from ckptool.convert.torch_names import DTYPES, STORAGES, row_major
 from ckptool.convert.values import Dict, Rebuilt, Value
 from ckptool.convert.writer import Advance, check_sources, summed_records, unpacked
 from ckptool.errors import OverBudget, Refused
-from ckptool.output import Output
+from ckptool.output import Output, write_at
 from ckptool.tensor import BITS, Dropped, Inline, Plan, Structure, Tensor
 from ckptool.text import escape
 

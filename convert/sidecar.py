@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ckptool.errors import UsageError
-from ckptool.output import Output
+from ckptool.output import Output, write_at
 from ckptool.source import File, Record
 from ckptool.tensor import Dropped
 from ckptool.text import escape
@@ -49,4 +49,4 @@ def same(path: Path, other: Path) -> bool:
 
 def carry(data: bytes, goal: Path, force: bool) -> None:
     with Output(goal, len(data), force) as output:
-        os.write(output.fd, data)
+        write_at(output.fd, data, 0)

@@ -8,12 +8,12 @@ from typing import TypeGuard
 
 from zlib_ng import zlib_ng
 
-from ckptool.convert.copy import SMALL, Batch, Checks, copy_span, write_at
+from ckptool.convert.copy import SMALL, Batch, Checks, copy_span
 from ckptool.convert.gather import pieces
 from ckptool.convert.inflate import hold, unpack
 from ckptool.convert.layout import Layout, layout
 from ckptool.convert.shards import Shards
-from ckptool.output import Output
+from ckptool.output import Output, write_at
 from ckptool.source import File, Record
 from ckptool.tensor import Cast, Data, Inline, Mapped, Plan, Span, Tensor
 

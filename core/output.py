@@ -94,6 +94,14 @@ class Output:
             os.close(folder)
 
 
+def write_at(target: int, data: memoryview | bytes, offset: int) -> None:
+    """All of `data` at `offset`: a write may stop short."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(target, view, offset)
+        view, offset = view[count:], offset + count
+
+
 def exists(path: Path) -> UsageError:
     return UsageError(f"{escape(str(path))}: exists already", "give another name, or --force to replace it")
 

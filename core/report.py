@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptool.errors import UsageError
-from ckptool.output import Output
+from ckptool.output import Output, write_at
 from ckptool.tensor import Dropped, Finding, Plan
 
 SCHEMA_VERSION = 1
@@ -87,4 +87,4 @@ def write_report(path: Path, reports: list[Report], single: bool) -> None:
         text = to_html(reports) if path.suffix == ".html" else to_markdown(reports)
     data = text.encode("utf-8", "backslashreplace")
     with Output(path, len(data), force=True) as output:
-        os.write(output.fd, data)
+        write_at(output.fd, data, 0)
