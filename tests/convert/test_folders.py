@@ -141,8 +141,10 @@ def test_an_index_that_is_no_json_is_refused(tmp_path: Path) -> None:
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     index = sharded(tmp_path, "bin")
-    torch.save(PARTS[0], tmp_path / "pytorch_model-00002-of-00003.bin")
-    assert ckptool("convert", index).code == 3
+    torch.save(PARTS[0] | PARTS[1], tmp_path / "pytorch_model-00002-of-00003.bin")
+    ran = ckptool("convert", index)
+    assert ran.code == 3
+    assert "a.weight is in two files" in ran.err
 
 
 def test_a_bad_shard_is_named(tmp_path: Path) -> None:

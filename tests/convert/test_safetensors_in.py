@@ -109,6 +109,7 @@ BAD: dict[str, bytes] = {
     "an end before the begin": handmade("{" + ONE.replace("[0,1]", "[1,0]") + "}"),
     "a hole": handmade("{" + ONE.replace("[0,1]", "[1,2]") + "}", b"xy"),
     "an overlap": handmade("{" + ONE + "," + ONE.replace('"a"', '"b"') + "}"),
+    "an overlap that makes up for a hole": handmade("{" + ONE + "," + ONE.replace('"a"', '"b"') + "}", b"xy"),
     "bytes after the last tensor": handmade("{" + ONE + "}", b"xy"),
     "a byte missing": handmade("{" + ONE + "}", b""),
     "metadata that are no texts": handmade('{"__metadata__":{"a":1},' + ONE + "}"),

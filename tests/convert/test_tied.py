@@ -72,6 +72,14 @@ def test_views_that_merely_overlap_stay(tmp_path: Path) -> None:
     assert aliased(tensors, tmp_path) == conventional(tensors)
 
 
+def test_a_square_is_not_tied_to_its_transpose(tmp_path: Path) -> None:
+    """Both begin at the same byte, and have the same shape."""
+    square = torch.arange(9.0).reshape(3, 3)
+    half = torch.arange(16.0).reshape(4, 4)
+    tensors = {"a": square, "b": square.t(), "c": half[::2, ::2], "d": half.t()[::2, ::2], "e": half[:2, :2]}
+    assert aliased(tensors, tmp_path) == conventional(tensors)
+
+
 def test_equal_values_without_a_common_storage_stay(tmp_path: Path) -> None:
     tensors = {"a": torch.ones(3), "b": torch.ones(3), "empty": torch.empty(0), "void": torch.empty(0)}
     assert aliased(tensors, tmp_path) == conventional(tensors)
