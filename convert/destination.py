@@ -13,24 +13,28 @@ ENDING = ".safetensors"
 PT = ".pt"
 
 
-def default_name(source: Path, suffix: str = "-converted") -> str:
-    """The source's stem with `.safetensors`; `suffix` is added where that would be the source itself."""
+COLLIDES = "-converted"
+"""The suffix that is added only where the output's name would be the source's."""
+
+
+def default_name(source: Path, suffix: str = COLLIDES) -> str:
+    """The source's stem with `suffix` and `.safetensors`."""
     name = source.name
     if name.endswith(".index.json"):
         name = name.removesuffix(".index.json")
     stem = name if source.is_dir() else name.rpartition(".")[0] or name
-    if not source.is_dir() and stem + ENDING == source.name:
+    if suffix != COLLIDES or (not source.is_dir() and stem + ENDING == source.name):
         stem += suffix
     return stem + ENDING
 
 
-def destination_of(source: Path, given: Path | None) -> Path:
+def destination_of(source: Path, given: Path | None, suffix: str = COLLIDES) -> Path:
     """DST as given, inside it when it is a folder, or beside the source."""
     if source.name in ("", ".."):
         source = source.resolve()  # `.` and `..` have a name of their own
     if given is not None and given.is_dir():
-        return given / default_name(source, suffix="")
-    return given or source.with_name(default_name(source))
+        return given / default_name(source, "" if suffix == COLLIDES else suffix)
+    return given or source.with_name(default_name(source, suffix))
 
 
 def check_destination(path: Path, plan: Plan, force: bool) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import prod
 
 from ckptool.source import Record
-from ckptool.tensor import Cast, Data, Inline, Mapped, Span, Strided
+from ckptool.tensor import BITS, Cast, Data, Inline, Mapped, Span, Strided
 
 CHUNK = 1 << 20
 WINDOW = 1 << 22
@@ -28,8 +28,11 @@ def pieces(data: Data) -> Iterator[tuple[int, memoryview]]:
                 data.change(piece)
                 yield offset, piece
         case Cast():
+            width, to_width = BITS[data.dtype] // 8, BITS[data.to] // 8
             for offset, piece in pieces(data.data):
-                yield offset // data.width * data.to_width, data.convert(piece)
+                target = memoryview(bytearray(len(piece) // width * to_width))
+                data.convert(piece, target)
+                yield offset // width * to_width, target
 
 
 def span_pieces(span: Span) -> Iterator[tuple[int, memoryview]]:

@@ -139,5 +139,5 @@ def unpacked(tensors: tuple[Tensor, ...], folder: Path, stack: ExitStack) -> lis
 def moved(data: Data, record: Record) -> Data:
     """The same data in another record."""
     if isinstance(data, Mapped | Cast):
-        return replace(data, data=moved(data.data, record))  # type: ignore[arg-type]  # its own kind comes back
+        return replace(data, data=moved(data.data, record))
     return data if isinstance(data, Inline) else replace(data, record=record)

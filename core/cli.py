@@ -13,7 +13,14 @@ from ckptool.text import escape
 
 # Command -> its module and its one line of help, so that `ckptool --help` loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "bf16": ("ckptool.quantize.bf16_command", "Cast F32 to BF16."),
+    "compat": ("ckptool.identify.compat_command", "Say whether adapters and embeddings fit a checkpoint."),
     "convert": ("ckptool.convert.command", "Convert a checkpoint to safetensors, disarmed."),
+    "fp8": ("ckptool.quantize.fp8_command", "Cast to FP8 (E4M3 or E5M2)."),
+    "fp16": ("ckptool.quantize.fp16_command", "Cast F32 to F16, what that would break left as it is."),
+    "inspect": ("ckptool.identify.command", "Say what a file is, what is in it, and where it belongs."),
+    "place": ("ckptool.identify.place_command", "Put a file where a UI looks for its kind."),
+    "prune": ("ckptool.prune.command", "Remove what inference does not need."),
     "scan": ("ckptool.convert.scan_command", "Say what each pickle would import and call, without doing it."),
 }
 

@@ -1,6 +1,7 @@
 """The options that every transforming or reading command shares, under the same names everywhere."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,8 +41,18 @@ def reporting(function: F) -> F:
 
 
 def writing(function: F) -> F:
-    """--dry-run, --force and --fail-on-finding, for commands that write a file."""
+    """--tied, --max-shard-size, --dry-run, --force and --fail-on-finding, for commands that write a file."""
     options = (
+        click.option(
+            "--tied",
+            type=click.Choice(["copy", "alias"]),
+            default="copy",
+            show_default=True,
+            help="Tensors that share their bytes: write each, or one and name the others in the metadata.",
+        ),
+        click.option(
+            "--max-shard-size", metavar="SIZE", help="Write files of at most SIZE (5GB, 500MiB) and an index."
+        ),
         click.option("--dry-run", is_flag=True, help="Show what would be done and write nothing."),
         click.option("-f", "--force", is_flag=True, help="Replace a destination that exists."),
         click.option(
@@ -51,3 +62,26 @@ def writing(function: F) -> F:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def transforming(function: F) -> F:
+    """SRC, [DST] and all shared options of a command that writes a model; its own options stand above this."""
+    function = writing(reporting(function))
+    function = click.argument("destination", metavar="[DST]", required=False, type=click.Path(path_type=Path))(function)
+    return click.argument("source", metavar="SRC", type=click.Path(path_type=Path))(function)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The values of `writing` and `reporting`, as click hands them over."""
+
+    tied: str
+    max_shard_size: str | None
+    dry_run: bool
+    force: bool
+    fail_on_finding: bool
+    as_json: bool
+    report: Path | None
+    quiet: bool
+    verbose: bool
+    no_progress: bool

@@ -5,10 +5,9 @@ step:  Plan   -> Plan            prune/, quantize/
 write: Plan   -> file            convert/
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 from ckptool.source import Record
 
@@ -50,29 +49,37 @@ class Inline:
     data: bytes
 
 
+class Change(Protocol):
+    """Changes whole elements in place. Called from several threads, each with a buffer of its own."""
+
+    def __call__(self, elements: memoryview, /) -> None: ...
+
+
+class Convert(Protocol):
+    """Turns whole elements in `source` into as many in `target`. Called from several threads at once."""
+
+    def __call__(self, source: memoryview, target: memoryview, /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Mapped:
     """An elementwise change of another data, in place, one buffer of whole elements at a time."""
 
-    data: "Span | Strided | Inline"
+    data: "Data"
     width: int
     """Bytes of an element, before and after."""
-    change: Callable[[memoryview], None]
+    change: Change
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cast:
-    """Another data with its elements in another width: each piece goes through `convert`, which returns the new bytes.
+    """Another data with its elements in another dtype, one buffer of whole elements at a time."""
 
-    `convert` gets whole elements in a buffer that is used again, and is not told where they lie.
-    """
-
-    data: "Span | Strided | Inline | Mapped"
-    width: int
-    """Bytes of an element before."""
-    to_width: int
-    """Bytes of an element after."""
-    convert: Callable[[memoryview], memoryview]
+    data: "Data"
+    dtype: str
+    """The dtype before, a key of BITS of at least 8 bits, as is `to`."""
+    to: str
+    convert: Convert
 
 
 Data = Span | Strided | Inline | Mapped | Cast

@@ -1,0 +1,1 @@
+"""What a file is: kind, base architecture, components, and where it belongs."""

@@ -1,0 +1,1 @@
+"""Steps that narrow weights: F16, BF16, FP8."""
