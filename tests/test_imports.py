@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = [{"core"}, {"convert", "identify"}, {"prune", "quantize"}, {"verify"}, {"sanitize"}]
+LAYERS = [{"core"}, {"convert"}, {"identify"}, {"prune", "quantize"}, {"verify"}, {"sanitize"}]
 FOLDERS = set().union(*LAYERS)
 DEPTH = {folder: depth for depth, folders in enumerate(LAYERS) for folder in folders}
 # A folder's command joins what the folders offer, so it alone may look sideways or up.
