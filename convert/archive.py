@@ -26,8 +26,8 @@ from ckptool.text import escape
 LOCAL = Struct("<4s5H3I2H")
 DESCRIPTOR = Struct("<4s3I")
 DESCRIPTOR64 = Struct("<4sI2Q")
-ODD_PARTS = re.compile(r"//|(?:^|/)\.\.?(?:/|$)")
-"""Parts of a path that are empty, `.` or `..`."""
+ODD_PATH = re.compile(r"(?:^|/)(?:\.\.?)?(?:/|\Z)|[\\\0]")
+"""A part of a path that is empty, `.` or `..`, or what some readers take for a separator or an end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +83,13 @@ def check_records(reader: Reader, entries: list[Entry]) -> list[int]:
 def check_local(reader: Reader, entry: Entry) -> int:
     """Offset of an entry's data, after its local header, which must say what the directory says."""
     label = reader.source.label
-    magic, _, flags, method, _, _, crc, packed, full, names, extras = LOCAL.unpack(
-        reader.read(entry.offset, LOCAL.size)
-    )
-    tail = reader.read(entry.offset + LOCAL.size, names + extras)
+    data, at = reader.window(entry.offset, LOCAL.size)
+    magic, _, flags, method, _, _, crc, packed, full, names, extras = LOCAL.unpack_from(data, at)
+    size = LOCAL.size + names + extras
+    data, at = reader.window(entry.offset, size)
+    name, extra = at + LOCAL.size, at + LOCAL.size + names
     if extras:
-        packed, full, _ = widen(label, tail[names:], full, packed, 0)
+        packed, full, _ = widen(label, data[extra : extra + extras], full, packed, 0)
     # Where a descriptor follows, numbers that were not known yet are 0; torch knows some of them.
     agrees = (
         (crc == entry.crc and packed == entry.packed and full == entry.size)
@@ -96,24 +97,28 @@ def check_local(reader: Reader, entry: Entry) -> int:
     )  # fmt: skip
     if (
         magic != b"PK\x03\x04"
-        or tail[:names] != entry.name
-        or (flags, method) != (entry.flags, entry.method)
+        or data[name:extra] != entry.name
+        or flags != entry.flags
+        or method != entry.method
         or not agrees
     ):
         raise Malformed(f"{label}: {show(entry.name)}: its header and the zip directory disagree", ODD)
-    return int(entry.offset + LOCAL.size + names + extras)
+    return entry.offset + size
 
 
 def descriptor_length(reader: Reader, offset: int, entry: Entry) -> int:
     """Length of the data descriptor after a record, which must agree with the directory."""
-    data = reader.read(offset, min(DESCRIPTOR64.size, reader.source.size - offset))
-    numbers = (entry.crc, entry.packed, entry.size)
-    # The wide form first: a narrow one would match the first half of a wide one's zeros.
-    for form in (DESCRIPTOR64, DESCRIPTOR) if entry.size <= FULL32 else (DESCRIPTOR64,):
-        wanted = form.pack(b"PK\x07\x08", *numbers)
-        if data.startswith(wanted):
+    data, at = reader.window(offset, DESCRIPTOR64.size)
+    if max(entry.size, entry.packed) > FULL32:
+        forms: tuple[Struct, ...] = (DESCRIPTOR64,)
+    else:
+        # Of an empty record the narrow form is also the first half of a wide one's zeros.
+        forms = (DESCRIPTOR, DESCRIPTOR64) if entry.size else (DESCRIPTOR64, DESCRIPTOR)
+    for form in forms:
+        wanted = form.pack(b"PK\x07\x08", entry.crc, entry.packed, entry.size)
+        if data.startswith(wanted, at):
             return form.size
-        if data.startswith(wanted[4:]):  # the signature is optional
+        if data.startswith(wanted[4:], at):  # the signature is optional
             return form.size - 4
     raise Malformed(
         f"{reader.source.label}: {show(entry.name)}: its data descriptor and the zip directory disagree", ODD
@@ -128,8 +133,7 @@ def check_name(source: Bytes, entry: Entry, seen: set[str]) -> tuple[str, str]:
         raise Malformed(f"{source.label}: the name {show(entry.name)} in the zip is not UTF-8", ODD) from None
     folder = name.endswith("/")
     path = name[:-1] if folder else name
-    odd = "\\" in path or "\0" in path or path in ("", ".", "..") or path[0] == "/" or path[-1] == "/"
-    if odd or ODD_PARTS.search(path) or (folder and entry.size):
+    if ODD_PATH.search(path) or (folder and entry.size):
         raise Malformed(f"{source.label}: {show(entry.name)} is not a proper name in a zip", ODD)
     # torch's zip reader ignores case, file systems compose accents: both count as the same name.
     normal = path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()

@@ -42,7 +42,8 @@ class Reader:
         self.source = source
         self._start, self._data = 0, b""
 
-    def read(self, offset: int, size: int) -> bytes:
+    def window(self, offset: int, size: int) -> tuple[bytes, int]:
+        """Bytes of the file, and where in them `offset` is: `size` bytes follow it at least."""
         begin = offset - self._start
         if not (0 <= begin and begin + size <= len(self._data)):
             if offset < 0 or offset + size > self.source.size:
@@ -52,7 +53,11 @@ class Reader:
             count = min(max(size, WINDOW), self.source.size - offset)
             self._data = Record.whole(self.source).read(offset, count)
             self._start, begin = offset, 0
-        return self._data[begin : begin + size]
+        return self._data, begin
+
+    def read(self, offset: int, size: int) -> bytes:
+        data, begin = self.window(offset, size)
+        return data[begin : begin + size]
 
 
 def find_directory(reader: Reader) -> tuple[int, int, int]:
@@ -135,8 +140,9 @@ def read_directory(reader: Reader, offset: int, size: int, count: int) -> list[E
         if magic != b"PK\x01\x02" or at > size:
             raise Malformed(f"{label}: the zip directory is damaged at byte {offset + body:,}", ODD)
         name = data[body : body + names]
-        extra = data[body + names : body + names + extras]
-        packed, full, start = widen(label, extra, full, packed, start)
+        extra = data[body + names : body + names + extras] if extras else b""
+        if extra:
+            packed, full, start = widen(label, extra, full, packed, start)
         if disk not in (0, FULL16) or (made >> 8 == 3 and mode >> 28 == 0xA):
             raise Malformed(f"{label}: {show(name)} is a link or lies in another part of the zip", ODD)
         check_method(label, name, flags, method, packed, full)
@@ -148,8 +154,6 @@ def read_directory(reader: Reader, offset: int, size: int, count: int) -> list[E
 
 def widen(label: str, extra: bytes, full: int, packed: int, start: int) -> tuple[int, int, int]:
     """Sizes and offset, from the zip64 extra field where the plain ones are saturated: (packed, full, start)."""
-    if not extra:
-        return packed, full, start
     at, wide = 0, b""
     while at + 4 <= len(extra):
         kind, length = unpack_from("<HH", extra, at)

@@ -68,7 +68,7 @@ class Reader:
             value = machine.run(HANDLERS)
         except CkptoolError as caught:
             error = caught
-        refs = [ref for ref in machine.refs.values() if not ref.known]
+        refs = [ref for ref in machine.refs.values() if ref.meaning is None]
         done = Pickle(entry, index, value, machine.calls, refs, machine.stream.tell(), machine.unusable, error)
         self.pickles.append(done)
         return done
@@ -90,6 +90,8 @@ class Reader:
     def same(self, storage: Storage) -> Storage | Unusable:
         """One dtype and one length per key: two readings of the same bytes are not both right."""
         first = self.storages.setdefault(storage.key, storage)
+        if first is storage:
+            return first
         names = [s.dtype.name if s.dtype else "bytes" for s in (first, storage)]
         if names[0] != names[1] or first.nbytes != storage.nbytes:
             return torch_names.damaged(

@@ -4,6 +4,7 @@ UIs load hypernetworks from `.pt` alone, so a safetensors file of one would load
 Source: AUTOMATIC1111/stable-diffusion-webui, modules/hypernetworks/hypernetwork.py (`Hypernetwork.save`).
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from struct import pack
@@ -11,12 +12,14 @@ from typing import Any
 
 from zlib_ng import zlib_ng
 
-from ckptool.convert.copy import Checks
+from ckptool.convert.crew import Advance
 from ckptool.convert.gather import pieces
+from ckptool.convert.inflate import check_crc
 from ckptool.convert.render import expression
+from ckptool.convert.sums import stated
 from ckptool.convert.torch_names import DTYPES, STORAGES, row_major
 from ckptool.convert.values import Dict, Rebuilt, Value
-from ckptool.convert.writer import Advance, check_sources, summed_records, unpacked
+from ckptool.convert.writer import check_sources, no_check, unpacked
 from ckptool.errors import OverBudget, Refused
 from ckptool.output import Output, write_at
 from ckptool.tensor import BITS, Dropped, Inline, Plan, Structure, Tensor
@@ -85,25 +88,31 @@ def plain(value: Value, tensors: dict[int, Tensor], room: list[int], depth: int)
 # --- from plain values to a file ---------------------------------------------------------------------------
 
 
-def write_pt(plan: Plan, target: Path, force: bool, advance: Advance) -> int:
-    """Write the plan's structure to `target` and return its size."""
+def write_pt(plan: Plan, target: Path, force: bool, advance: Advance, check: Callable[[], None] = no_check) -> int:
+    """Write the plan's structure to `target` and return its size; `check` as for the writer of safetensors."""
     assert plan.structure is not None  # the destination was checked against it
     with ExitStack() as stack:
         output = stack.enter_context(Output(target, plan.nbytes + (1 << 20), force))
-        ordered = {tensor.name: index for index, tensor in enumerate(plan.tensors)}
+        held = {tensor.name: (key, tensor) for key, tensor in enumerate(plan.tensors)}
         tensors = unpacked(plan.tensors, target.parent, stack)
-        with Checks(summed_records(tensors)):
-            size = write_archive(output.fd, target.stem, pickle_of(plan.structure.value, ordered), tensors, advance)
+        for record in stated(tensors):
+            check_crc(record)
+        size = write_archive(output.fd, target.stem, pickle_of(plan.structure.value, held), tensors, advance)
         check_sources(plan)
+        check()
     return size
 
 
-def pickle_of(value: Any, keys: dict[str, int]) -> bytes:
+Held = dict[str, tuple[int, Tensor]]
+"""By its name in the structure, each tensor as the plan has it now (a step may have cast it) and its storage's key."""
+
+
+def pickle_of(value: Any, held: Held) -> bytes:
     """A protocol 2 pickle of plain values and tensors, as torch.save writes it but without a memo."""
-    return b"\x80\x02" + dump(value, keys) + b"."
+    return b"\x80\x02" + dump(value, held) + b"."
 
 
-def dump(value: Any, keys: dict[str, int]) -> bytes:
+def dump(value: Any, held: Held) -> bytes:
     match value:
         case None | bool():
             return {None: b"N", True: b"\x88", False: b"\x89"}[value]
@@ -116,18 +125,24 @@ def dump(value: Any, keys: dict[str, int]) -> bytes:
             data = value.encode("utf-8", "surrogatepass")
             return b"X" + pack("<I", len(data)) + data
         case list():
-            return b"](" + b"".join(dump(part, keys) for part in value) + b"e"
+            return b"](" + b"".join(dump(part, held) for part in value) + b"e"
         case tuple():
-            return b"(" + b"".join(dump(part, keys) for part in value) + b"t"
+            return b"(" + b"".join(dump(part, held) for part in value) + b"t"
         case dict():
-            return b"}(" + b"".join(dump(key, keys) + dump(part, keys) for key, part in value.items()) + b"u"
+            return b"}(" + b"".join(dump(key, held) + dump(part, held) for key, part in value.items()) + b"u"
         case Tensor():
-            return dump_tensor(value, keys[value.name])
+            return dump_tensor(value.name, held)
     raise TypeError(f"not a plain value: {type(value)}")
 
 
-def dump_tensor(tensor: Tensor, key: int) -> bytes:
+def dump_tensor(name: str, held: Held) -> bytes:
     """`_rebuild_tensor_v2` on a storage of its own, row-major."""
+    if name not in held:
+        raise Refused(
+            f"tensor {escape(name)}: a hypernetwork cannot be written without it",
+            "keep all tensors, or write safetensors",
+        )
+    key, tensor = held[name]
     storage = STORAGE_OF.get(tensor.dtype)
     if storage is None:
         raise Refused(
@@ -159,29 +174,20 @@ def write_archive(fd: int, root: str, pickle: bytes, tensors: list[Tensor], adva
     directory, position = b"", 0
     for record in records:
         name = f"{root}/{record.name}".encode("utf-8", "replace")
-        crc = 0
-        for _, piece in pieces(record.data):
-            crc = zlib_ng.crc32(piece, crc)
         if position + record.nbytes + 65536 > MAX_SIZE:
             raise Refused("a hypernetwork of more than 4 GB", "convert it to safetensors")
         padding = -(position + 30 + len(name) + 4) % ALIGNMENT
-        fields = pack("<4HIII", 0x0800, 0, 0, 0x0021, crc, record.nbytes, record.nbytes)
-        local = (
-            b"PK\x03\x04\x14\x00"
-            + fields
-            + pack("<HH", len(name), padding + 4)
-            + name
-            + b"FB"
-            + pack("<H", padding)
-            + b"Z" * padding
-        )
-        directory += b"PK\x01\x02\x14\x00\x14\x00" + fields + pack("<5H2I", len(name), 0, 0, 0, 0, 0, position) + name
-        write_at(fd, local, position)
-        position += len(local)
-        for at, piece in pieces(record.data):
-            write_at(fd, piece, position + at)
+        begin = position + 30 + len(name) + 4 + padding
+        crc = 0
+        for at, piece in pieces(record.data):  # before its header, which states the sum
+            crc = zlib_ng.crc32(piece, crc)
+            write_at(fd, piece, begin + at)
             advance(len(piece))
-        position += record.nbytes
+        fields = pack("<4HIII", 0x0800, 0, 0, 0x0021, crc, record.nbytes, record.nbytes)
+        extra = b"FB" + pack("<H", padding) + b"Z" * padding
+        write_at(fd, b"PK\x03\x04\x14\x00" + fields + pack("<HH", len(name), len(extra)) + name + extra, position)
+        directory += b"PK\x01\x02\x14\x00\x14\x00" + fields + pack("<5H2I", len(name), 0, 0, 0, 0, 0, position) + name
+        position = begin + record.nbytes
     end = pack("<4s4H2IH", b"PK\x05\x06", 0, 0, len(records), len(records), len(directory), position, 0)
     write_at(fd, directory + end, position)
     return position + len(directory) + len(end)

@@ -46,20 +46,25 @@ class Budget:
 
     def copy(self, args: tuple[Value, ...]) -> bool:
         """Charge for what a call may copy; False when too much was copied already."""
-        self.copied -= sum(map(extent, args))
+        for value in args:
+            kind = type(value)
+            if kind in COPIED:
+                self.copied -= extent(value)
         return self.copied >= 0
 
 
+COPIED = frozenset({str, bytes, list, Dict, Blob})
+"""What a call may copy, of its arguments."""
+
+
 def extent(value: Value) -> int:
-    """Bytes that a copy of a value takes."""
+    """Bytes that a copy of one of COPIED takes."""
     kind = type(value)
     if kind is Blob:
         return int(value.record.size)
     if kind is Dict:
         return 8 * len(value.pairs)
-    if kind is list:
-        return 8 * len(value)
-    return len(value) if kind in (str, bytes) else 0
+    return 8 * len(value) if kind is list else len(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,15 +82,11 @@ class Names:
     objects: Callable[[str], Meaning | None] = lambda _: None
     """What making an object means for all names of a module: the classes that a TorchScript archive defines."""
 
-    def is_known(self, module: str, name: str) -> bool:
+    def ref(self, module: str, name: str, offset: int, opcode: str) -> Ref:
+        """A name with its meanings, if it has any."""
         pair = (module, name)
-        return pair in self.functions or pair in self.classes or self.objects(module) is not None
-
-    def meaning(self, ref: Ref, make: bool) -> Meaning | None:
-        """What a call of `ref` means; when an object is made, functions mean nothing."""
-        pair = (ref.module, ref.name)
-        found = self.classes.get(pair) or self.objects(ref.module)
-        return found if found or make else self.functions.get(pair)
+        maker = self.classes.get(pair) or self.objects(module)
+        return Ref(module, name, offset, opcode, False, maker or self.functions.get(pair), maker)
 
 
 class Machine:
@@ -135,10 +136,11 @@ class Machine:
         """
         stream, stack, memo, marked = self.stream, self.stack, self.memo, self.marked
         persistent = self.names.persistent
-        data, at = stream.window(LOOKAHEAD)
-        end = len(data) - LOOKAHEAD
+        data, start = stream.window(LOOKAHEAD)
+        base = stream.tell() - start
+        at, end = start, min(len(data) - LOOKAHEAD, start + most)  # no opcode is shorter than a byte
         done = 0
-        while at < end and done < most:
+        while at < end:
             code = data[at]
             if code == 0x71 and stack:  # BINPUT
                 memo[data[at + 1]] = stack[-1]
@@ -146,21 +148,21 @@ class Machine:
             elif code == 0x72 and stack:  # LONG_BINPUT
                 memo[from_bytes(data[at + 1 : at + 5], "little")] = stack[-1]
                 at += 5
-            elif code == 0x94 and stack:  # MEMOIZE
-                memo[len(memo)] = stack[-1]
-                at += 1
             elif code == 0x68 and data[at + 1] in memo:  # BINGET
                 stack.append(memo[data[at + 1]])
                 at += 2
             elif code == 0x4B:  # BININT1
                 stack.append(data[at + 1])
                 at += 2
-            elif code == 0x4D:  # BININT2
-                stack.append(data[at + 1] | data[at + 2] << 8)
-                at += 3
             elif code == 0x28:  # MARK
                 marked.append(stack)
-                self.stack = stack = []
+                stack = []
+                at += 1
+            elif code == 0x74 and marked:  # TUPLE
+                items = tuple(stack)
+                stack = marked.pop()
+                stack.append(items)
+                self.containers += 1
                 at += 1
             elif code == 0x58 and at + 5 + (size := from_bytes(data[at + 1 : at + 5], "little")) < end:  # BINUNICODE
                 try:
@@ -168,11 +170,13 @@ class Machine:
                 except UnicodeDecodeError:
                     break
                 at += 5 + size
-            elif code == 0x74 and marked:  # TUPLE
-                items = tuple(stack)
-                self.stack = stack = marked.pop()
-                stack.append(items)
-                self.containers += 1
+            elif code == 0x52 and len(stack) > 1:  # REDUCE
+                self.at = base + at
+                args = stack.pop()
+                stack[-1] = self.call(stack[-1], args, "REDUCE")
+                at += 1
+            elif code == 0x29:  # EMPTY_TUPLE
+                stack.append(())
                 at += 1
             elif 0x85 <= code <= 0x87 and len(stack) >= (size := code - 0x84):  # TUPLE1, TUPLE2, TUPLE3
                 stack[-size:] = (tuple(stack[-size:]),)
@@ -181,21 +185,19 @@ class Machine:
             elif code == 0x89:  # NEWFALSE
                 stack.append(False)
                 at += 1
-            elif code == 0x29:  # EMPTY_TUPLE
-                stack.append(())
-                at += 1
             elif code == 0x51 and stack:  # BINPERSID
                 stack[-1] = persistent(stack[-1])
                 at += 1
-            elif code == 0x52 and len(stack) > 1:  # REDUCE
-                stream.seek(at)
-                self.at = stream.tell()
-                args = stack.pop()
-                self.call(stack.pop(), args, "REDUCE")
+            elif code == 0x4D:  # BININT2
+                stack.append(data[at + 1] | data[at + 2] << 8)
+                at += 3
+            elif code == 0x94 and stack:  # MEMOIZE
+                memo[len(memo)] = stack[-1]
                 at += 1
             else:
                 break
             done += 1
+        self.stack = stack
         stream.seek(at)
         return done
 
@@ -250,9 +252,7 @@ class Machine:
         """Push what a name stands for: a constant of ours, or an inert reference."""
         if type(module) is not str or type(name) is not str:
             # A name that the file computes has no meaning, whatever it would come out as.
-            self.record(
-                Call(Ref("", "computed name", self.at, False, opcode, True), (module, name), None, opcode, self.at)
-            )
+            self.push(self.described(Ref("", "computed name", self.at, opcode), (module, name), None, opcode))
             return
         pair = (module, name)
         if pair in self.names.constants:
@@ -260,33 +260,34 @@ class Machine:
             return
         ref = self.refs.get(pair)
         if ref is None:
-            ref = self.refs[pair] = Ref(module, name, self.at, self.names.is_known(module, name), opcode)
+            ref = self.refs[pair] = self.names.ref(module, name, self.at, opcode)
         self.push(ref)
 
-    def call(self, function: Value, args: Value, opcode: str, kwargs: Value = None, make: bool = False) -> None:
-        """Push the meaning of a call when the function is of the closed set, else an inert description of it.
+    def call(self, function: Value, args: Value, opcode: str, kwargs: Value = None, make: bool = False) -> Value:
+        """The meaning of a call when the function is of the closed set, else an inert description of it.
 
         `make`: an object is made of a class, so functions have no meaning here.
         """
-        if type(function) is Ref and function.known and type(args) is tuple and kwargs is None:
-            meaning = self.names.meaning(function, make)
+        if type(function) is Ref and type(args) is tuple and kwargs is None:
+            meaning = function.maker if make else function.meaning
             if meaning is not None:
                 self.containers += 1
-                if not self.budget.copy(args):
+                if args and not self.budget.copy(args):
                     raise self.over("bytes copied by calls", Budget().copied)
                 value = meaning(*args)
                 if type(value) is Unusable and value not in args:
                     self.unusable.append((self.at, value))
                 if value is not INERT:
-                    self.push(value)
-                    return
-        self.record(Call(function, args, kwargs, opcode, self.at))
+                    return value
+        return self.described(function, args, kwargs, opcode)
 
-    def record(self, call: Call) -> None:
-        if type(call.function) is Ref:
-            call.function.used = True
+    def described(self, function: Value, args: Value, kwargs: Value, opcode: str) -> Call:
+        """A call that stays inert."""
+        if type(function) is Ref:
+            function.used = True
+        call = Call(function, args, kwargs, opcode, self.at)
         self.calls.append(call)
-        self.push(call)
+        return call
 
     def malformed(self, what: str) -> Malformed:
         return Malformed(

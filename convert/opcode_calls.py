@@ -27,30 +27,30 @@ def op_inst(m: Machine) -> None:
     module, name = name_line(m), name_line(m)
     args = tuple(m.pop_mark())
     m.refer(module, name, "INST")
-    m.call(m.pop(), args, "INST", make=True)
+    m.push(m.call(m.pop(), args, "INST", make=True))
 
 
 def op_obj(m: Machine) -> None:
     items = m.pop_mark()
     if not items:
         raise m.malformed("an object without a class")
-    m.call(items[0], tuple(items[1:]), "OBJ", make=True)
+    m.push(m.call(items[0], tuple(items[1:]), "OBJ", make=True))
 
 
 def op_reduce(m: Machine) -> None:
     args = m.pop()
-    m.call(m.pop(), args, "REDUCE")
+    m.push(m.call(m.pop(), args, "REDUCE"))
 
 
 def op_newobj(m: Machine) -> None:
     args = m.pop()
-    m.call(m.pop(), args, "NEWOBJ", make=True)
+    m.push(m.call(m.pop(), args, "NEWOBJ", make=True))
 
 
 def op_newobj_ex(m: Machine) -> None:
     kwargs = m.pop()
     args = m.pop()
-    m.call(m.pop(), args, "NEWOBJ_EX", kwargs, make=True)
+    m.push(m.call(m.pop(), args, "NEWOBJ_EX", kwargs, make=True))
 
 
 def op_build(m: Machine) -> None:
@@ -61,7 +61,7 @@ def op_build(m: Machine) -> None:
         target.states.append(state)
     elif isinstance(target, Ref):
         m.pop()
-        m.record(Call(Ref("", "BUILD on a class", m.at, False, "BUILD", True), (target, state), None, "BUILD", m.at))
+        m.push(m.described(Ref("", "BUILD on a class", m.at, "BUILD"), (target, state), None, "BUILD"))
     elif hasattr(type(target), "build"):
         target.build(state)
     else:

@@ -27,6 +27,10 @@ def nothing_more(_: Plan) -> Report:
     return {}
 
 
+def no_check(_: Plan) -> None:
+    """Nothing has to hold but what the writer checks itself."""
+
+
 def no_lines(_: Report, __: bool) -> Iterable[str]:
     return ()
 
@@ -38,6 +42,8 @@ class Work:
     step: Callable[[Plan], Plan]
     suffix: str = "-converted"
     """Added to the source's stem in the output's default name; `-converted` only where the names would collide."""
+    check: Callable[[Plan], None] = no_check
+    """Asked when all bytes are written and before the file gets its name: what it raises leaves no file."""
     report: Callable[[Plan], Report] = nothing_more
     """Keys of the report that are its own, asked for when the bytes have flowed (on a dry run, at once)."""
     lines: Callable[[Report, bool], Iterable[str]] = no_lines
@@ -56,7 +62,7 @@ def transform(source: Path, destination: Path | None, work: Work, options: Optio
             plan = work.step(plan)
             if options.tied == "alias" and target.suffix != PT:
                 plan = alias(plan)
-            output, plan = finish(plan, source, target, limit, options)
+            output, plan = finish(plan, source, target, limit, work, options)
             data = plan_data(str(source), plan, output) | work.report(plan)
         if not options.dry_run and (options.as_json or options.report):
             with_hashes(output)
@@ -89,7 +95,9 @@ def tell_refusal(source: Path, error: CkptoolError, options: Options) -> None:
         click.echo(to_json(refusal, True))
 
 
-def finish(plan: Plan, source: Path, target: Path, limit: int | None, options: Options) -> tuple[Report, Plan]:
+def finish(
+    plan: Plan, source: Path, target: Path, limit: int | None, work: Work, options: Options
+) -> tuple[Report, Plan]:
     """Write the plan, or say what would be written: the output's description, and the plan as it was written."""
     force = options.force or options.dry_run
     sidecar, goal, left_out = find_sidecar(source, target, force)
@@ -110,17 +118,21 @@ def finish(plan: Plan, source: Path, target: Path, limit: int | None, options: O
         output["sidecar"] = str(goal)
     if options.dry_run:
         return output, plan
+
+    def check() -> None:
+        work.check(plan)
+
     with bar(plan.nbytes, target.name, options.quiet or options.no_progress) as advance:
         if shards:
-            output["bytes"] = write_shards(shards, options.force, advance)
+            output["bytes"] = write_shards(shards, options.force, advance, check)
             for file in output["files"]:
                 file["bytes"] = Path(file["path"]).stat().st_size
         elif target.suffix == PT:
             from ckptool.convert.hypernetwork import write_pt
 
-            output["bytes"] = write_pt(plan, target, options.force, advance)
+            output["bytes"] = write_pt(plan, target, options.force, advance, check)
         else:
-            output["bytes"] = write(plan, target, options.force, advance)
+            output["bytes"] = write(plan, target, options.force, advance, check)
     if sidecar is not None:
         carry(sidecar, goal, options.force)
     return output, plan

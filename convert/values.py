@@ -1,5 +1,6 @@
 """The inert values that the pickle machine works on: they describe, and do nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +21,13 @@ class Ref:
     module: str
     name: str
     offset: int
-    known: bool
-    """It belongs to the closed set of names with a meaning."""
     opcode: str = "GLOBAL"
     used: bool = False
     """Something was called with it, so the call is reported rather than the name."""
+    meaning: Callable[..., Value] | None = None
+    """What calling it means, for the closed set of names that have a meaning."""
+    maker: Callable[..., Value] | None = None
+    """What making an object of it means: functions make none."""
 
 
 @dataclass(slots=True, eq=False)

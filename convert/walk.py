@@ -53,7 +53,7 @@ def tensors_in(value: Value) -> int:
 
 def is_rebuilder(call: Call) -> bool:
     """A call that would make a tensor, of arguments that mean nothing here."""
-    return type(call.function) is Ref and call.function.known and call.function.module == "torch._utils"
+    return type(call.function) is Ref and call.function.meaning is not None and call.function.module == "torch._utils"
 
 
 class Bearers:

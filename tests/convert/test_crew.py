@@ -1,4 +1,4 @@
-"""However bytes get from file to file, they are the same: by the kernel, by hand, in parts, across file systems."""
+"""However bytes get from file to file, they are the same: by the kernel, by hand, in parts, by one thread or four."""
 
 import os
 import tempfile
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from ckptool.convert.copy import Batch, copy_span, write_at
+from ckptool.convert import crew, jobs
+from ckptool.convert.crew import work
+from ckptool.convert.jobs import Copy
 from ckptool.convert.read import read
 from ckptool.convert.writer import write
 from ckptool.errors import Malformed, Truncated
@@ -55,13 +57,38 @@ KERNELS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_gives_the_same_bytes(kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(tensors(), tmp_path / "m.ckpt")
+    expected = conventional(tensors())
+    (tmp_path / "m.bin").write_bytes(expected)  # no checksums in it: the kernel copies
     change = KERNELS[kernel]
     if change == "missing":
         monkeypatch.delattr(os, "copy_file_range", raising=False)
     elif change:
         monkeypatch.setattr(os, "copy_file_range", change(os.copy_file_range))
+    assert convert_by_library(tmp_path / "m.bin", tmp_path / "m.safetensors") == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("sizes", [{}, {"RUN": 1 << 16, "SMALL": 1 << 12, "BATCH": 1 << 14}])
+def test_any_number_of_threads_gives_the_same_bytes(
+    threads: int, sizes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(tensors(), tmp_path / "m.ckpt")
+    monkeypatch.setattr(crew, "crew_size", lambda: threads)
+    for name, value in sizes.items():
+        monkeypatch.setattr(jobs, name, value)
     assert convert_by_library(tmp_path / "m.ckpt", tmp_path / "m.safetensors") == conventional(tensors())
+
+
+@pytest.mark.parametrize("at", [0, 1, 8 << 20, (8 << 20) - 1, (20 << 20) - 1])
+def test_a_wrong_byte_in_any_part_is_found(at: int, tmp_path: Path) -> None:
+    """A record of three parts, summed by whichever threads took them."""
+    tensor = random(torch.uint8, (20 << 20,))
+    data = bytearray(torch_zip({"t": tensor}))
+    data[data.index(tensor[:64].numpy().tobytes()) + at] ^= 1
+    (tmp_path / "m.ckpt").write_bytes(data)
+    with pytest.raises(Malformed, match="data/0: wrong CRC"):
+        convert_by_library(tmp_path / "m.ckpt", tmp_path / "m.safetensors")
+    assert os.listdir(tmp_path) == ["m.ckpt"]
 
 
 def test_a_write_may_stop_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +131,7 @@ def test_a_source_that_ends_too_soon_is_said_to(tmp_path: Path) -> None:
         (tmp_path / "out").open("wb") as target,
         pytest.raises(Truncated, match="ends at byte 100"),
     ):
-        copy_span(Span(Record(source, 50, 80), 0, 80), target.fileno(), 0, lambda _: None)
+        work(iter([Copy(Span(Record(source, 50, 80), 0, 80), 0)]), target.fileno(), lambda _: None)
 
 
 @pytest.mark.parametrize("change", ["longer", "shorter", "same length", "touched"])
@@ -140,16 +167,6 @@ def test_a_file_that_takes_the_sources_name_is_not_read(tmp_path: Path) -> None:
         (tmp_path / "x").replace(path)
         write(plan, tmp_path / "m.safetensors")
     assert (tmp_path / "m.safetensors").read_bytes() == conventional(tensors())
-
-
-def test_small_pieces_go_where_they_belong_in_any_order(tmp_path: Path) -> None:
-    with (tmp_path / "out").open("w+b") as file:
-        batch = Batch(file.fileno())
-        for data, offset in ((b"cd", 2), (b"ef", 4), (b"ab", 0), (b"x" * (1 << 20), 10), (b"yz", 10 + (1 << 20))):
-            batch.add(data, offset)
-        batch.flush()
-        write_at(file.fileno(), b"ghij", 6)
-    assert (tmp_path / "out").read_bytes() == b"abcdefghij" + b"x" * (1 << 20) + b"yz"
 
 
 def test_a_wrong_checksum_stops_a_long_copy_early(tmp_path: Path) -> None:
