@@ -4,8 +4,12 @@ from math import prod
 from typing import Any
 
 from ckptool.convert.gather import pieces
+from ckptool.convert.inflate import inflated
+from ckptool.convert.sums import base_of
+from ckptool.convert.writer import moved
 from ckptool.errors import OverBudget
-from ckptool.tensor import BITS, Span, Tensor
+from ckptool.source import Memory, Record
+from ckptool.tensor import BITS, Data, Inline, Span, Tensor
 
 MOST = 1 << 28
 """Bytes that are ever held at once: more than the largest module of an adapter."""
@@ -16,9 +20,20 @@ def read_bytes(tensor: Tensor) -> bytearray:
     if tensor.nbytes > MOST:
         raise OverBudget(f"tensor {tensor.name!r:.80}: {tensor.nbytes:,} bytes are too many to hold", "do not trust it")
     whole = bytearray(tensor.nbytes)
-    for offset, piece in pieces(tensor.data):
+    for offset, piece in pieces(in_memory(tensor.data)):
         whole[offset : offset + len(piece)] = piece
     return whole
+
+
+def in_memory(data: Data) -> Data:
+    """Data of a deflated record moved onto its bytes; all other data as they are. Raises OverBudget beyond MOST."""
+    base = base_of(data)
+    if isinstance(base, Inline) or base.record.packed is None:
+        return data
+    record = base.record
+    if record.size > MOST:
+        raise OverBudget(f"{record.label}: {record.size:,} bytes are too many to hold", "repack the archive")
+    return moved(data, Record.whole(Memory(b"".join(inflated(record)), record.label)))
 
 
 def values(tensor: Tensor) -> Any:
