@@ -3,7 +3,6 @@
 Source: PKWARE APPNOTE 6.3.10; what torch writes: caffe2/serialize/inline_container.cc and miniz.
 """
 
-import re
 import unicodedata
 from dataclasses import dataclass
 from struct import Struct
@@ -26,8 +25,6 @@ from ckptool.text import escape
 LOCAL = Struct("<4s5H3I2H")
 DESCRIPTOR = Struct("<4s3I")
 DESCRIPTOR64 = Struct("<4sI2Q")
-ODD_PATH = re.compile(r"(?:^|/)(?:\.\.?)?(?:/|\Z)|[\\\0]")
-"""A part of a path that is empty, `.` or `..`, or what some readers take for a separator or an end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +106,7 @@ def check_local(reader: Reader, entry: Entry) -> int:
 def descriptor_length(reader: Reader, offset: int, entry: Entry) -> int:
     """Length of the data descriptor after a record, which must agree with the directory."""
     data, at = reader.window(offset, DESCRIPTOR64.size)
-    if max(entry.size, entry.packed) > FULL32:
+    if entry.size > FULL32 or entry.packed > FULL32:
         forms: tuple[Struct, ...] = (DESCRIPTOR64,)
     else:
         # Of an empty record the narrow form is also the first half of a wide one's zeros.
@@ -133,7 +130,9 @@ def check_name(source: Bytes, entry: Entry, seen: set[str]) -> tuple[str, str]:
         raise Malformed(f"{source.label}: the name {show(entry.name)} in the zip is not UTF-8", ODD) from None
     folder = name.endswith("/")
     path = name[:-1] if folder else name
-    if ODD_PATH.search(path) or (folder and entry.size):
+    parts = f"/{path}/"
+    odd = "//" in parts or "/./" in parts or "/../" in parts or "\\" in path or "\0" in path
+    if odd or (folder and entry.size):
         raise Malformed(f"{source.label}: {show(entry.name)} is not a proper name in a zip", ODD)
     # torch's zip reader ignores case, file systems compose accents: both count as the same name.
     normal = path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()

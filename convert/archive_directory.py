@@ -4,7 +4,7 @@ Source: PKWARE APPNOTE 6.3.10.
 """
 
 from dataclasses import dataclass
-from struct import Struct, unpack_from
+from struct import Struct
 
 from ckptool.errors import Malformed, OverBudget, Truncated
 from ckptool.source import Bytes, Record
@@ -14,13 +14,14 @@ END = Struct("<4s4H2IH")
 END64 = Struct("<4sQ2H2I4Q")
 LOCATOR = Struct("<4sIQI")
 CENTRAL = Struct("<4s6H3I5H2I")
+FIELD = Struct("<HH")
 STORED, DEFLATED = 0, 8
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 ALLOWED_FLAGS = 0x080E
 """Deflate's level bits, the data descriptor and UTF-8 names: nothing encrypted, patched or masked."""
 MAX_ENTRIES = 2_000_000
 MAX_DIRECTORY = 1 << 28
-WINDOW = 4096
+WINDOW, WIDEST = 1 << 12, 1 << 16
 ODD = "an archive that can be read in two ways is not converted: repack it with torch, or get another copy"
 
 
@@ -36,11 +37,11 @@ class Entry:
 
 
 class Reader:
-    """Reads small pieces through one window: headers of small records lie side by side."""
+    """Reads small pieces through one window, which grows where the headers of small records lie side by side."""
 
     def __init__(self, source: Bytes) -> None:
         self.source = source
-        self._start, self._data = 0, b""
+        self._start, self._data, self._width = 0, b"", WINDOW
 
     def window(self, offset: int, size: int) -> tuple[bytes, int]:
         """Bytes of the file, and where in them `offset` is: `size` bytes follow it at least."""
@@ -50,7 +51,9 @@ class Reader:
                 raise Malformed(
                     f"{self.source.label}: the zip directory points outside the file (byte {offset:,})", ODD
                 )
-            count = min(max(size, WINDOW), self.source.size - offset)
+            near = 0 <= begin <= 2 * len(self._data)
+            self._width = min(2 * self._width, WIDEST) if near else WINDOW
+            count = min(max(size, self._width), self.source.size - offset)
             self._data = Record.whole(self.source).read(offset, count)
             self._start, begin = offset, 0
         return self._data, begin
@@ -64,7 +67,7 @@ def find_directory(reader: Reader) -> tuple[int, int, int]:
     """Offset, size and number of entries of the central directory, which ends where the end record begins."""
     source = reader.source
     tail_start = max(0, source.size - END.size - FULL16)
-    tail = Record.whole(source).read(tail_start, source.size - tail_start)
+    tail = reader.read(tail_start, source.size - tail_start)
     found = tail.rfind(b"PK\x05\x06")
     if found < 0 or len(tail) - found < END.size:
         raise Truncated(
@@ -127,7 +130,7 @@ def check_directory(source: Bytes, offset: int, size: int, count: int, end: int)
 
 def read_directory(reader: Reader, offset: int, size: int, count: int) -> list[Entry]:
     label = reader.source.label
-    data = Record.whole(reader.source).read(offset, size)
+    data = reader.read(offset, size)
     entries: list[Entry] = []
     at = 0
     for _ in range(count):
@@ -156,7 +159,7 @@ def widen(label: str, extra: bytes, full: int, packed: int, start: int) -> tuple
     """Sizes and offset, from the zip64 extra field where the plain ones are saturated: (packed, full, start)."""
     at, wide = 0, b""
     while at + 4 <= len(extra):
-        kind, length = unpack_from("<HH", extra, at)
+        kind, length = FIELD.unpack_from(extra, at)
         if kind in (0x7075, 0x9901):
             raise Malformed(f"{label}: the zip has a second name or an encryption field for an entry", ODD)
         if kind == 1:
@@ -164,6 +167,8 @@ def widen(label: str, extra: bytes, full: int, packed: int, start: int) -> tuple
                 raise Malformed(f"{label}: the zip has two zip64 fields for an entry", ODD)
             wide = extra[at + 4 : at + 4 + length]
         at += 4 + length
+    if FULL32 not in (full, packed, start):
+        return packed, full, start
     fields = [full, packed, start]
     for index, value in enumerate(fields):
         if value == FULL32:

@@ -46,7 +46,11 @@ class Reader:
         self.storages: dict[str, Storage] = {}
         self.pickles: list[Pickle] = []
         self.depth = depth
-        self.names = Names(
+        self.script = script
+
+    def names(self) -> Names:
+        """Made for each run, not kept: a reader that referred to itself would stay in memory for a while."""
+        return Names(
             {
                 **torch_names.FUNCTIONS,
                 **numpy_names.FUNCTIONS,
@@ -55,14 +59,14 @@ class Reader:
             {**torch_names.CLASSES, **numpy_names.CLASSES},
             torch_names.CONSTANTS,
             self.persistent,
-            script_objects if script else lambda _: None,
+            script_objects if self.script else lambda _: None,
         )
 
     def run(
         self, record: Record, start: int = 0, entry: str = "", index: int = 0, limits: Limits | None = None
     ) -> Pickle:
         """Interpret one pickle; an error is kept with what was met before it."""
-        machine = Machine(Stream(record, start), self.names, limits or Limits(), self.budget)
+        machine = Machine(Stream(record, start), self.names(), limits or Limits(), self.budget)
         value, error = None, None
         try:
             value = machine.run(HANDLERS)
