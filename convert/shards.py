@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ckptool.convert.stated import FORMS
 from ckptool.errors import UsageError
 from ckptool.tensor import Plan, Tensor
 
@@ -56,6 +57,7 @@ def split(plan: Plan, path: Path, limit: int) -> Shards | None:
         filled += tensor.nbytes
     if len(groups) == 1:
         return None
+    plan = replace(plan, metadata={k: v for k, v in plan.metadata.items() if k not in FORMS})  # hashes of one file
     stem = path.name.removesuffix(".safetensors")
     names = [f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
     weight_map = {tensor.name: name for name, group in zip(names, groups, strict=True) for tensor in group}

@@ -119,8 +119,8 @@ def finish(
     if options.dry_run:
         return output, plan
 
-    def check() -> None:
-        work.check(plan)
+    def check(planned: Plan = plan) -> None:
+        work.check(planned)
 
     with bar(plan.nbytes, target.name, options.quiet or options.no_progress) as advance:
         if shards:
@@ -132,7 +132,8 @@ def finish(
 
             output["bytes"] = write_pt(plan, target, options.force, advance, check)
         else:
-            output["bytes"] = write(plan, target, options.force, advance, check)
+            plan = write(plan, target, options.force, advance, check)
+            output["bytes"] = target.stat().st_size
     if sidecar is not None:
         carry(sidecar, goal, options.force)
     return output, plan

@@ -10,6 +10,7 @@ from ckptool.convert.inflate import unpack
 from ckptool.convert.jobs import jobs_of
 from ckptool.convert.layout import Layout, layout
 from ckptool.convert.shards import Shards
+from ckptool.convert.stated import stated_in, true_metadata
 from ckptool.convert.sums import base_of
 from ckptool.output import Output, write_at
 from ckptool.source import File, Record
@@ -26,9 +27,10 @@ def no_check() -> None:
 
 def write(
     plan: Plan, path: Path, force: bool = False, advance: Advance = ignore, check: Callable[[], None] = no_check
-) -> int:
-    """Write `plan` to `path` and return the size in bytes; `advance` is told of tensor bytes as they are written.
+) -> Plan:
+    """Write `plan` to `path` and return it as written; `advance` is told of tensor bytes as they are.
 
+    Hashes that the metadata state are those of the written bytes, whatever they were before.
     `check` is asked when all bytes are written and before the file gets its name: what it raises leaves no file.
     Raises Malformed when a record's CRC is wrong, Unwritable when there is no room, and leaves nothing behind.
     """
@@ -37,7 +39,16 @@ def write(
         fill(output, made, advance)
         check_sources(plan)
         check()
-    return made.size
+        return with_true_hashes(output, made, plan)
+
+
+def with_true_hashes(output: Output, made: Layout, plan: Plan) -> Plan:
+    """The plan whose metadata state the hashes of what was written, as the head of the file now does."""
+    if not stated_in(plan.metadata):
+        return plan
+    metadata = true_metadata(output.fd, made, plan.metadata)
+    write_at(output.fd, layout(plan.tensors, metadata).head, 0)
+    return replace(plan, metadata=metadata)
 
 
 def write_shards(
