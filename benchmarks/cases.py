@@ -11,11 +11,13 @@ from benchmarks.measure import Result
 GB = 10**9
 SMALL = "small.ckpt"
 """Built beside a file whose reading is counted: what it takes to read this one is not the size's doing."""
+KEPT = "kept.safetensors"
+"""Built beside a file that is pruned: what is left of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A command; `{source}`, `{output}` and `{small}` in it stand for paths."""
+    """A command; `{source}`, `{output}`, `{small}` and `{kept}` in it stand for paths."""
 
     name: str
     command: tuple[str, ...]
@@ -98,6 +100,38 @@ CASES: dict[str, Case] = {
         "small_tensors",
         (COPY, Contender("ckptool convert", CONVERT, "≤ 60 µs per tensor"), USUAL),
         each,
+    ),
+    "fp16-2gb": Case(
+        "Cast {size} of F32 to F16, {count} tensors",
+        "wide_checkpoint",
+        (
+            COPY,
+            Contender("ckptool fp16", (CKPTOOL, "fp16", "{source}", "{output}"), "≤ 1 × cp, ≤ 64 MiB"),
+            Contender("torch.load, half, save_file", (*USUAL.command, "half"), needs="torch"),
+        ),
+        times("cp"),
+        room=9 * GB,
+    ),
+    "prune-8gb": Case(
+        "Prune {size}: Stable Diffusion 1 in F32 with EMA, {count} tensors",
+        "training_checkpoint_and_kept",
+        (
+            Contender("cp of what is kept", ("cp", "{kept}", "{output}")),
+            Contender("ckptool prune", (CKPTOOL, "prune", "{source}", "{output}"), "≤ 1.15 × cp, ≤ 64 MiB"),
+        ),
+        times("cp"),
+        room=17 * GB,
+    ),
+    "inspect-8gb": Case(
+        "Inspect {size}: Stable Diffusion 1 in F32 with EMA, {count} tensors",
+        "training_checkpoint",
+        (
+            Contender("python -c pass", (sys.executable, "-c", "pass")),
+            Contender("ckptool inspect", (CKPTOOL, "inspect", "{source}"), "≤ 300 ms", says="sd1"),
+        ),
+        read,
+        room=8 * GB,
+        repeat=2,
     ),
     "start": Case(
         "Start",

@@ -1,15 +1,18 @@
 """Builds the files that are measured, in a process of its own so that its memory counts for nobody else's."""
 
+import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.cases import SMALL
+from benchmarks.cases import KEPT, SMALL
 from fixtures.models import StateDict, lightning, state_dict, textual_inversion
 from fixtures.tensors import noise
 from fixtures.torchfile import save_zip
+
+PRUNE = (sys.executable, "-m", "ckptool.cli", "prune")
 
 
 def main() -> None:
@@ -31,6 +34,25 @@ def training_checkpoint(path: Path, quick: bool) -> int:
     save_zip(lightning(tensors), path)
     save_zip(lightning(OrderedDict(islice(tensors.items(), 2))), path.with_name(SMALL))
     return len(tensors)
+
+
+def training_checkpoint_and_kept(path: Path, quick: bool) -> int:
+    """The same, and beside it what pruning leaves: 4.3 GB."""
+    count = training_checkpoint(path, quick)
+    command = [*PRUNE, str(path), str(path.with_name(KEPT)), "--quiet"]
+    subprocess.run(command, check=True)
+    return count
+
+
+def wide_checkpoint(path: Path, quick: bool) -> int:
+    """The first 2.1 GB of Stable Diffusion 1 in F32."""
+    tensors: StateDict = OrderedDict()
+    room = 2_100_000 if quick else 2_100_000_000
+    for name, tensor in state_dict("sd1", 32 if quick else 1).items():
+        room -= tensor.storage.nbytes
+        if room > 0:
+            tensors[name] = tensor
+    return save(path, tensors)
 
 
 def one_tensor(path: Path, quick: bool) -> int:
@@ -79,6 +101,8 @@ BUILDERS: dict[str, Callable[[Path, bool], int]] = {
     for build in (
         half_checkpoint,
         training_checkpoint,
+        training_checkpoint_and_kept,
+        wide_checkpoint,
         one_tensor,
         small_tensors,
         two_thousand,

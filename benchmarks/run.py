@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import table
-from benchmarks.cases import CASES, SMALL, Case, Contender
+from benchmarks.cases import CASES, KEPT, SMALL, Case, Contender
 from benchmarks.machine import machine, memory
 from benchmarks.measure import Failed, Measured, Result, measure, summarise
 
@@ -123,7 +123,7 @@ def alternate(case: Case, source: Path, count: int, runs: int) -> dict[Contender
 def run_once(contender: Contender, source: Path, count: int) -> Measured:
     """One run, whose output is checked for being there and removed."""
     output = source.with_name("output.safetensors")
-    paths = {"source": source, "output": output, "small": source.with_name(SMALL)}
+    paths = {"source": source, "output": output, "small": source.with_name(SMALL), "kept": source.with_name(KEPT)}
     done = measure([part.format(**paths) for part in contender.command], contender.says.format(count=count))
     if "{output}" in contender.command:
         output.unlink()
