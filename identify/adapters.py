@@ -61,7 +61,9 @@ class AdapterModule:
     """The tensors that change one layer of the base model, or a part of it."""
 
     name: str
-    """The name of the layer as the file spells it, with the adapter in brackets where the file names one."""
+    """The name of the layer, with the adapter in brackets where the file names one: `unet.….to_q[default]`."""
+    layer: str
+    """What the module changes, as the file spells it."""
     algorithm: str
     """lora, locon, dora, loha, lokr, full, norm, glora, oft, boft, ia3, or `unknown` where the parts fit none."""
     naming: str
@@ -104,6 +106,7 @@ def modules(plan: Plan) -> dict[str, AdapterModule]:
 def group(tensors: Iterable[Tensor]) -> Adapter:
     """Tensors by module, in the order of the file. Reads no values."""
     parts: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, str] = {}
     naming: dict[str, str] = {}
     rest: list[Tensor] = []
     for tensor in tensors:
@@ -111,35 +114,40 @@ def group(tensors: Iterable[Tensor]) -> Adapter:
         if found is None:
             rest.append(tensor)
             continue
-        name, role, style = found
+        layer, adapter, role, style = found
+        name = f"{layer}[{adapter}]" if adapter else layer
+        layers[name] = layer
         mine = parts.setdefault(name, {})
         mine[tensor.name if role in mine else role] = tensor
         if role in ("down", "up"):
             naming.setdefault(name, style)
     rest = scaled_inputs(parts, rest)
-    made = {name: AdapterModule(name, algorithm_of(own), naming.get(name, KOHYA), own) for name, own in parts.items()}
+    made = {
+        name: AdapterModule(name, layers[name], algorithm_of(own), naming.get(name, KOHYA), own)
+        for name, own in parts.items()
+    }
     lone = [name for name, module in made.items() if module.algorithm == "unknown" and set(module.parts) <= RIDERS]
     rest.extend(tensor for name in lone for tensor in made.pop(name).parts.values())
     return Adapter(made, tuple(rest))
 
 
-def place_of(name: str) -> tuple[str, str, str] | None:
-    """(module, role, naming) of a tensor by its name, None of a name that says no role."""
+def place_of(name: str) -> tuple[str, str, str, str] | None:
+    """(layer, adapter or nothing, role, naming) of a tensor by its name, None of a name that says no role."""
     pieces = name.rsplit(".", 4)
     for count in (3, 2, 1):
         ending = ".".join(pieces[-count:])
         if len(pieces) > count and ending in ROLES:
-            return ".".join(pieces[:-count]), ROLES[ending], style_of(ending)
+            return ".".join(pieces[:-count]), "", ROLES[ending], style_of(ending)
     if len(pieces) > 2 and pieces[-1] == "weight":
         # unet.….attn1.processor.to_q_lora.up.weight
         if pieces[-2] in ("up", "down") and pieces[-3].endswith("_lora"):
-            return ".".join(pieces[:-2]).removesuffix("_lora"), pieces[-2], DIFFUSERS
+            return ".".join(pieces[:-2]).removesuffix("_lora"), "", pieces[-2], DIFFUSERS
         # base_model.model.….lora_A.default.weight
         if len(pieces) > 3 and f"{pieces[-3]}.weight" in ROLES and pieces[-3].startswith("lora_"):
-            return f"{'.'.join(pieces[:-3])}[{pieces[-2]}]", ROLES[f"{pieces[-3]}.weight"], PEFT
+            return ".".join(pieces[:-3]), pieces[-2], ROLES[f"{pieces[-3]}.weight"], PEFT
     # ….hada_w1_a.default
     if len(pieces) > 2 and pieces[-2].startswith(("hada_", "lokr_", "lora_embedding_")) and pieces[-2] in ROLES:
-        return f"{'.'.join(pieces[:-2])}[{pieces[-1]}]", ROLES[pieces[-2]], PEFT
+        return ".".join(pieces[:-2]), pieces[-1], ROLES[pieces[-2]], PEFT
     return None
 
 
