@@ -72,13 +72,21 @@ class Reader:
         return whole.reshape(len(whole), -1)
 
     def whole(self, tensor: Tensor) -> Any:
+        """A matrix or the weight of a convolution."""
+        if not 2 <= len(tensor.shape) <= MAX_DIMENSIONS:
+            raise Unfit(f"a tensor of {len(tensor.shape)} dimensions is no matrix and no convolution")
+        return self.numbers(tensor)
+
+    def largest(self, tensor: Tensor) -> float:
+        """The largest absolute value of a tensor."""
+        return float(abs(self.numbers(tensor)).max())
+
+    def numbers(self, tensor: Tensor) -> Any:
         """A tensor in float64, all its values finite."""
         import numpy
 
         if tensor.dtype not in FLOATS:
             raise Unfit(f"{tensor.dtype} is not computed with")
-        if not 2 <= len(tensor.shape) <= MAX_DIMENSIONS:
-            raise Unfit(f"a tensor of {len(tensor.shape)} dimensions is no matrix and no convolution")
         check_size(*tensor.shape)
         if tensor.nbytes > MOST:
             raise Unfit("it is too large to hold")

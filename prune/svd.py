@@ -148,4 +148,7 @@ def of_kron(one: Svd, two: Svd) -> Svd:
 
 def norm_of_product(left: Any, right: Any) -> float:
     """The Frobenius norm of left·right without making it, by the two small Gram matrices."""
-    return float(max(((left.T @ left) * (right @ right.T)).sum(), 0.0) ** 0.5)
+    import numpy
+
+    with numpy.errstate(all="ignore"):
+        return float(numpy.sqrt(numpy.maximum(((left.T @ left) * (right @ right.T)).sum(), 0.0)))
