@@ -11,6 +11,10 @@ from typing import Any
 LIMIT = 1 << 25
 """Numbers that one matrix may hold: 256 MiB in float64, room for the largest convolution of SDXL."""
 
+TALL = 2
+CONDITION = 1e4
+"""The largest condition for which a QR by Gram matrices is taken: it is then right to 1e-12 of the largest value."""
+
 
 class Unfit(Exception):
     """This module stays as it is; the text says why."""
@@ -116,10 +120,34 @@ def of_factors(left: Any, right: Any) -> Svd:
     check_size(*right.shape)
     inner = left.shape[1]
     check_size(min(left.shape[0], inner), min(right.shape[1], inner))
-    q1, r1 = numpy.linalg.qr(left)
-    q2, r2 = numpy.linalg.qr(right.T)
+    q1, r1 = qr(left)
+    q2, r2 = qr(right.T)
     u, values, vt = numpy.linalg.svd(r1 @ r2.T, full_matrices=False)
     return Svd(values, lambda count: q1 @ u[:, :count], lambda count: vt[:count] @ q2.T)
+
+
+def qr(matrix: Any) -> tuple[Any, Any]:
+    """QR of a tall matrix: by Cholesky of its Gram matrix, twice, which is products of matrices only.
+
+    The second round makes the columns orthogonal to rounding; what is lost grows with the condition, so that a
+    matrix of a large one, and one that is not tall, goes the slower way by reflections.
+    Source: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, Roundoff error analysis of the CholeskyQR2 algorithm (2015).
+    """
+    import numpy
+
+    rows, columns = matrix.shape
+    gram = matrix.T @ matrix if rows >= TALL * columns else None
+    if gram is None or not numpy.isfinite(gram).all():
+        q, r = numpy.linalg.qr(matrix)
+        return q, r
+    spread = numpy.linalg.eigvalsh(gram)
+    if not spread[0] > spread[-1] / CONDITION**2:
+        q, r = numpy.linalg.qr(matrix)
+        return q, r
+    first = numpy.linalg.cholesky(gram)
+    q = matrix @ numpy.linalg.inv(first).T
+    second = numpy.linalg.cholesky(q.T @ q)
+    return q @ numpy.linalg.inv(second).T, second.T @ first.T
 
 
 def of_kron(one: Svd, two: Svd) -> Svd:
