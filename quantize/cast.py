@@ -1,0 +1,120 @@
+"""A plan with its tensors in a narrower format: the step of fp16, bf16 and fp8."""
+
+from dataclasses import replace
+from math import prod
+from struct import pack
+
+from ckptool.convert.tied import identity
+from ckptool.errors import Refused
+from ckptool.identify.components import component_of
+from ckptool.identify.identify import identify
+from ckptool.identify.quantised import quantised
+from ckptool.quantize.choose import Choice, Settings, choose, keeping
+from ckptool.quantize.extremes import Extreme, extremes
+from ckptool.quantize.formats import FORMATS
+from ckptool.quantize.kernels import Kernel
+from ckptool.quantize.tally import Tally
+from ckptool.quantize.weights import is_linear, scale_name, scaled_prefix
+from ckptool.tensor import Cast, Inline, Plan, Tensor
+from ckptool.text import escape, plural
+
+SMALLEST_SCALE = float.fromhex("0x1p-126")
+
+
+class Casting:
+    """One run of a cast. When a value turned out not to fit, a second one with `careful` looks before it writes."""
+
+    def __init__(self, settings: Settings, careful: bool = False) -> None:
+        self.settings = settings
+        self.careful = careful
+        self.choices: list[Choice] = []
+        """What was decided, when `step` has run."""
+        self.kind = "unknown"
+
+    def step(self, plan: Plan) -> Plan:
+        """Raises Refused for a quantised file, and under `--on-overflow fail` where values do not fit."""
+        if reason := quantised(plan):
+            raise Refused(f"the file is quantised already: {reason}", "cast the file that it was made from")
+        self.kind = identify(plan).kind
+        self.choices = choose(plan, self.settings, self.kind)
+        scales = self.scales() if self.settings.scale else {}
+        if self.careful:
+            self.look(scales)
+        kernels: dict[object, Kernel] = {}
+        tensors = [tensor_of(choice, self.settings, scales, kernels) for choice in self.choices]
+        return replace(plan, tensors=(*tensors, *self.beside(plan, scales)))
+
+    def scales(self) -> dict[str, float]:
+        """The scale of each weight that has one: its largest value becomes the largest of the format."""
+        for index, choice in enumerate(self.choices):
+            if choice.to == self.settings.to and not self.is_scaled(choice) and self.component(choice) == "unet":
+                to = "F16" if self.settings.rest == "f16" and choice.tensor.dtype in ("F32", "F64") else None
+                self.choices[index] = replace(choice, to=to, reason="" if to else "ComfyUI reads no scale of it")
+        weights = [choice.tensor for choice in self.choices if self.is_scaled(choice)]
+        scaled_prefix(weights)
+        into = FORMATS[self.settings.to]
+        return {name: scale_of(extreme, into.maximum) for name, extreme in extremes(weights, into.limit).items()}
+
+    def is_scaled(self, choice: Choice) -> bool:
+        return choice.to == self.settings.to and self.component(choice) == "unet" and is_linear(choice.tensor)
+
+    def component(self, choice: Choice) -> str:
+        return component_of(choice.tensor.name, self.kind)
+
+    def look(self, scales: dict[str, float]) -> None:
+        """Find every tensor with values beyond the range, and keep it or refuse the file."""
+        reasons: dict[str, str] = {}
+        for to in dict.fromkeys(choice.to for choice in self.choices if choice.to):
+            into = FORMATS[to]
+            found = extremes([choice.tensor for choice in self.choices if choice.to == to], into.limit)
+            for name, extreme in found.items():
+                beyond = 0 if name in scales else extreme.beyond
+                beyond += extreme.infinite if into.infinity is None else 0
+                if beyond:
+                    largest = "infinity" if extreme.largest < into.limit else f"{extreme.largest:.6g}"
+                    reasons[name] = f"{plural(beyond, 'value')} beyond the range of {to}, the largest {largest}"
+        if reasons and self.settings.on_overflow == "fail":
+            name, reason = next(iter(reasons.items()))
+            others = f" (and {plural(len(reasons) - 1, 'other tensor')})" if len(reasons) > 1 else ""
+            raise Refused(
+                f"tensor {escape(name)}: {reason}{others}",
+                "--on-overflow keep leaves such tensors as they are, clamp writes the largest value there is",
+            )
+        self.choices = keeping(self.choices, reasons)
+        for name in reasons:
+            scales.pop(name, None)
+
+    def beside(self, plan: Plan, scales: dict[str, float]) -> list[Tensor]:
+        """The scales, and the marker by which ComfyUI knows that there are some."""
+        if not scales:
+            return []
+        weights = [choice.tensor for choice in self.choices if choice.tensor.name in scales]
+        to = self.settings.to
+        # Two elements say that layers compute in full precision: how large activations get, nobody has measured.
+        marker = Tensor(f"{scaled_prefix(weights)}scaled_fp8", to, (2,), Inline(bytes(2)))
+        added = [Tensor(scale_name(w), "F32", (), Inline(pack("<f", scales[w.name]))) for w in weights]
+        names = {tensor.name for tensor in plan.tensors}
+        for tensor in (marker, *added):
+            if tensor.name in names:
+                raise Refused(f"tensor {escape(tensor.name)}: is in the way of a scale", "leave --scale out")
+        return [marker, *added]
+
+
+def scale_of(extreme: Extreme, maximum: float) -> float:
+    """What a tensor is divided by, as it is stored in F32."""
+    import numpy
+
+    return max(float(numpy.float32(extreme.largest / maximum)), SMALLEST_SCALE) if extreme.largest else 1.0
+
+
+def tensor_of(choice: Choice, settings: Settings, scales: dict[str, float], kernels: dict[object, Kernel]) -> Tensor:
+    """The tensor as it is written; tied ones share a kernel, so that they are seen to be tied."""
+    tensor, to = choice.tensor, choice.to
+    if to is None:
+        return tensor
+    scale = scales.get(tensor.name, 1.0)
+    key = (identity(tensor), to, scale)
+    if key not in kernels:
+        clamp = settings.on_overflow == "clamp"
+        kernels[key] = Kernel(tensor.dtype, to, Tally(prod(tensor.shape)), clamp, scale)
+    return Tensor(tensor.name, to, tensor.shape, Cast(tensor.data, tensor.dtype, to, kernels[key]))

@@ -1,0 +1,108 @@
+"""What a cast says of itself: the report's own keys, and the lines for people."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ckptool.identify.components import component_of
+from ckptool.quantize.cast import Casting
+from ckptool.quantize.kernels import Kernel
+from ckptool.report import Report
+from ckptool.tensor import Cast, Plan, Tensor
+from ckptool.text import escape, plural, size
+from ckptool.words import more
+
+NAMED = 4
+"""Names that stand for a group of tensors."""
+LOST = 0.01
+"""A share of values that became zero which is worth a word."""
+
+
+def figures(casting: Casting, plan: Plan) -> Report:
+    """The report's own keys; what has to be measured is null where the bytes have not flowed."""
+    cast = list(casts(plan))
+    before = {choice.tensor.name: choice.tensor for choice in casting.choices}
+    vae = [tensor for tensor, _ in cast if component_of(tensor.name, casting.kind) == "vae"]
+    return {
+        "cast": [cast_data(tensor, kernel) for tensor, kernel in cast],
+        "kept_wide": [
+            {"name": choice.tensor.name, "reason": choice.reason} for choice in casting.choices if choice.reason
+        ],
+        "bytes": {
+            "before": sum(tensor.nbytes for tensor in before.values()),
+            "after": plan.nbytes,
+            "vae_cast": sum(before[tensor.name].nbytes for tensor in vae),
+        },
+    }
+
+
+def casts(plan: Plan) -> Iterator[tuple[Tensor, Kernel]]:
+    """The tensors of a plan that are cast, each with what casts it."""
+    for tensor in plan.tensors:
+        if isinstance(tensor.data, Cast) and isinstance(tensor.data.convert, Kernel):
+            yield tensor, tensor.data.convert
+
+
+def cast_data(tensor: Tensor, kernel: Kernel) -> Report:
+    names = ("overflowed", "underflowed", "subnormal", "nan", "inf")
+    data: Report = {"name": tensor.name, "from": kernel.source, "to": kernel.target}
+    if kernel.scale != 1.0:
+        data["scale"] = kernel.scale
+    if not kernel.tally.complete:
+        return data | dict.fromkeys(("max_abs_error", "relative_error", *names))
+    total = kernel.tally.total()
+    data |= {"max_abs_error": total.max_error, "relative_error": rounded(kernel.tally.relative_error())}
+    return data | {name: getattr(total, name) for name in names}
+
+
+def rounded(number: float) -> float:
+    """Six digits: more would depend on how the work was cut into pieces."""
+    return float(f"{number:.6g}")
+
+
+def lines(report: Report, verbose: bool) -> Iterator[str]:
+    """What people are told: how much was cast, how well, what was kept and why."""
+    cast, count = report["cast"], report["bytes"]
+    if not cast:
+        yield "  nothing to cast: no tensor is wider than that, or all are kept"
+    for to, number in sorted(Counter(item["to"] for item in cast).items()):
+        yield f"  {plural(number, 'tensor')} cast to {to}"
+    if cast:
+        yield f"  tensors: {size(count['before'])} -> {size(count['after'])}"
+    if cast and cast[0]["max_abs_error"] is not None:
+        yield from measured(cast)
+    yield from kept(report["kept_wide"], verbose)
+    if count["vae_cast"]:
+        yield "  the VAE is cast too: should images come out black, keep it wide with --vae keep"
+
+
+def measured(cast: list[Report]) -> Iterator[str]:
+    """The worst error, and what became of values that are not ordinary."""
+    worst = max(cast, key=lambda item: item["relative_error"])
+    yield f"  worst relative error: {worst['relative_error']:.2g} in {escape(worst['name'])}"
+    for key, words in (
+        ("overflowed", "were beyond the range and are the largest there is"),
+        ("underflowed", "became zero"),
+        ("subnormal", "are so small that they lost precision (subnormal)"),
+        ("nan", "are NaN, as before"),
+        ("inf", "were infinite"),
+    ):
+        if total := sum(item[key] for item in cast):
+            touched = [item for item in cast if item[key]]
+            most = max(touched, key=lambda item: item[key])
+            where = f"{plural(len(touched), 'tensor')}, most in {escape(most['name'])}"
+            yield f"  {plural(total, 'value')} {words}: {where}"
+
+
+def kept(items: list[Report], verbose: bool) -> Iterator[str]:
+    """Reasons with the names behind them."""
+    groups: dict[str, list[str]] = {}
+    for item in items:
+        groups.setdefault(item["reason"], []).append(escape(item["name"]))
+    if items:
+        yield f"  left as they are: {plural(len(items), 'tensor')}"
+    shown = list(groups.items()) if verbose else list(groups.items())[:10]
+    for reason, names in shown:
+        first = names if verbose else names[:NAMED]
+        yield f"    {escape(reason)}: {', '.join(first)}{', …' if len(first) < len(names) else ''}"
+    for line in more(len(groups), verbose):
+        yield f"    {line}"

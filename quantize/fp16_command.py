@@ -1,0 +1,41 @@
+"""`ckptool fp16`: the command."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptool.options import Options, transforming
+from ckptool.quantize.cast_command import cast, casting, components
+from ckptool.quantize.choose import Settings
+
+
+@click.command("fp16", short_help="Cast F32 to F16, what that would break left as it is.")
+@casting
+@components
+@transforming
+def command(
+    source: Path,
+    destination: Path | None,
+    keep_fp32: tuple[str, ...],
+    on_overflow: str,
+    vae: str,
+    text_encoder: str,
+    **options: Any,
+) -> None:
+    """Cast F32 and F64 to F16: half the size, each value rounded to the nearest as torch's half() does.
+
+    SRC is anything that `convert` takes. DST defaults to SRC with -fp16.safetensors. What a cast would break is left as
+    it is: integers, schedule buffers, position ids, counters of the EMA, markers, an alpha that F16 has no exact value
+    for. So are tensors that are no wider than F16, and tensors with values beyond 65504 (--on-overflow).
+
+    \b
+    Examples:
+      ckptool fp16 model.ckpt
+      ckptool fp16 model.safetensors small.safetensors --vae keep
+      ckptool fp16 model.safetensors --keep-fp32 '*norm*' --on-overflow fail
+
+    Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused.
+    """
+    settings = Settings(to="F16", on_overflow=on_overflow, keep=keep_fp32, vae=vae, text_encoder=text_encoder)
+    cast(source, destination, "-fp16", settings, Options(**options))
