@@ -4,16 +4,13 @@ Source of the dotless one: CompVis/stable-diffusion, ldm/modules/ema.py (`LitEma
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ckptool.convert.inflate import readable
 from ckptool.convert.numbers import values
-from ckptool.convert.sums import base_of
-from ckptool.convert.writer import moved
 from ckptool.errors import CkptoolError
 from ckptool.identify.components import FIRST
 from ckptool.identify.ldm_unet import restored
-from ckptool.tensor import Inline, Plan, Tensor
+from ckptool.tensor import Plan, Tensor
 
 # Where `model_ema.` may stand: at the top, behind a wrapper, or inside an autoencoder that was trained by itself.
 ROOTS = ("", "module.", "_orig_mod.", "net.", "model.", "first_stage_model.")
@@ -25,7 +22,7 @@ DOTTED: dict[str, tuple[str, ...]] = {
     "ema_state_dict.": ("",),
     "model_ema_state_dict.": ("",),
     "params_ema.": ("params.", ""),
-    "ema.ema_model.": ("ema.online_model.", "", "model."),
+    "ema.ema_model.": ("", "model.", "ema.online_model."),
     "ema_model.": ("online_model.", "model.", ""),
     "ema.": ("", "model."),
     "unet_ema.": ("unet.",),
@@ -33,6 +30,8 @@ DOTTED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # Of `params` beside `params_ema` the reader gives the average the plain names, since loaders prefer it.
 PREFERRED = "params."
+# ema-pytorch keeps a copy of the weights and its settings beside the average.
+KEEPER = "ema."
 # Names that mean an average even where no weights stand beside it.
 ALONE = frozenset(DOTTED) - {"ema.", "ema_model.", "ema.ema_model."}
 COUNTERS = ("decay", "num_updates", "step", "initted", "optimization_step", "updates", "cur_decay_value", "min_decay")
@@ -51,7 +50,7 @@ class Ema:
     twins: dict[str, Tensor]
     """Name of a weight -> its average. Where a file holds nothing but the average, the weight is not in the plan."""
     counters: tuple[Tensor, ...]
-    """decay, num_updates and their like."""
+    """decay, num_updates and whatever else stands beside an average."""
     missing: tuple[str, ...]
     """Trainable weights without an average."""
     unmatched: tuple[str, ...]
@@ -189,7 +188,6 @@ def find_dotted(tensors: dict[str, Tensor], prefix: str, found: list[Ema]) -> Em
     taken = {name for ema in found for name in ema.names}
     under = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix) and name not in taken}
     scopes = DOTTED[prefix]
-    # `ema.` holds what ema-pytorch keeps, its own copy of the weights among it.
     kept = tuple(t for name, t in under.items() if name[len(prefix) :] in COUNTERS and t.nbytes <= 8)
     averages = {name[len(prefix) :]: t for name, t in under.items() if t not in kept}
     if not averages:
@@ -205,6 +203,8 @@ def find_dotted(tensors: dict[str, Tensor], prefix: str, found: list[Ema]) -> Em
     unmatched = tuple(t.name for name, t in averages.items() if scope + name not in tensors)
     names = [name for name in tensors if name.startswith(scope) and name not in under and name not in taken]
     match = Match(twins, tuple(missing_in(tensors, names, twins, scope)), unmatched)
+    if prefix == "ema.ema_model." and not scope.startswith(KEEPER):
+        kept = tuple(t for name, t in tensors.items() if name.startswith(KEEPER) and name not in under)
     return found_as(prefix.removesuffix("."), match, kept)
 
 
@@ -252,15 +252,7 @@ def integer(counter: Tensor) -> int | None:
     if counter.nbytes == 0 or counter.nbytes > 8:
         return None
     try:
-        found = values(in_memory(counter)).reshape(-1)
+        found = values(counter).reshape(-1)
         return int(found[0].item()) if len(found) == 1 else None
     except (CkptoolError, KeyError, TypeError, ValueError, OverflowError):
         return None
-
-
-def in_memory(tensor: Tensor) -> Tensor:
-    """The same tensor with bytes that can be read at any offset, though its record be deflated."""
-    base = base_of(tensor.data)
-    if isinstance(base, Inline) or base.record.packed is None:
-        return tensor
-    return replace(tensor, data=moved(tensor.data, readable(base.record)))

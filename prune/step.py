@@ -1,0 +1,182 @@
+"""The step of `ckptool prune`: everything that inference does not need goes, and the model stays what it was."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ckptool.errors import Refused, UsageError
+from ckptool.identify.adapters import modules
+from ckptool.identify.identify import identify
+from ckptool.identify.identity import Identity
+from ckptool.identify.quantised import quantised
+from ckptool.prune.ema import apply_ema
+from ckptool.prune.modules import remove_near_zero_modules
+from ckptool.prune.outcome import Outcome, fitted, leave_out
+from ckptool.prune.position_ids import Repaired, repair, repaired_data
+from ckptool.prune.rank import RankStep, rank_lines
+from ckptool.prune.same import check_same
+from ckptool.prune.select import Selection, canonical, check_present, matcher, select
+from ckptool.prune.standalone import stand_alone
+from ckptool.prune.threshold import (
+    Zeroed,
+    check_threshold,
+    near_zero,
+    refuse_quantised,
+    rehearse,
+    zeroed_data,
+    zeroed_lines,
+)
+from ckptool.prune.training import training_reasons
+from ckptool.report import Report
+from ckptool.tensor import Plan
+from ckptool.text import escape, plural, size
+
+ADAPTERS = frozenset({"lora", "lycoris"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line asks for."""
+
+    ema: str | None = None
+    """drop, use or keep; None drops what loaders do not read."""
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    threshold: float | None = None
+    relative: bool = False
+    repair_position_ids: bool = False
+    rank: int | Literal["auto"] | None = None
+    rank_energy: float | None = None
+    to_lora: bool = False
+
+    @property
+    def lowers_rank(self) -> bool:
+        return self.rank is not None or self.rank_energy is not None or self.to_lora
+
+
+class Prune:
+    """The step of one run, which remembers what it did for the report."""
+
+    def __init__(self, wishes: Wishes, folder: Path, dry_run: bool = False) -> None:
+        """`folder` takes what has to lie in a temporary file; a dry run reads what it would only have passed on."""
+        self.wishes = wishes
+        self.folder = folder
+        self.dry_run = dry_run
+        self.only, self.without = canonical(wishes.only), canonical(wishes.without)
+        self.outcome = Outcome()
+        self.repaired: tuple[Repaired, ...] = ()
+        self.zeroed: Zeroed | None = None
+        self.ranks: RankStep | None = None
+        self.nbytes = 0
+        self.check_wishes()
+
+    def check_wishes(self) -> None:
+        """Raises UsageError for what cannot be meant."""
+        wishes = self.wishes
+        if wishes.threshold is not None:
+            check_threshold(wishes.threshold)
+            self.zeroed = Zeroed(wishes.threshold, wishes.relative)
+        elif wishes.relative:
+            raise UsageError("--relative says what a threshold is a fraction of", "give --threshold too")
+        if "ema" in self.only and wishes.ema != "keep":
+            raise UsageError("--only ema, but the EMA is left out", "give --ema keep too")
+
+    def __call__(self, plan: Plan) -> Plan:
+        """Raises UsageError for what the file does not have, Refused when another model would come out."""
+        before = identify(plan)
+        self.nbytes = plan.nbytes
+        check_present(plan, before.kind, (*self.only, *self.without))
+        new = self.chosen(plan, before)
+        if not new.tensors:
+            raise Refused("nothing would be left of it", "inspect says what is in it; choose less to leave out")
+        new = self.changed(new, before)
+        self.check_same(plan, before, new)
+        return fitted(plan, new)
+
+    def chosen(self, plan: Plan, before: Identity) -> Plan:
+        """Without what inference does not need, and what was not asked for."""
+        names = [tensor.name for tensor in plan.tensors]
+        kept = matcher(self.wishes.keep, names)
+        selection = Selection(only=self.only, without=self.without, kept=kept, dropped=matcher(self.wishes.drop, names))
+        plan = apply_ema(plan, self.wishes.ema, kept, self.outcome)
+        training = {name: reason for name, reason in training_reasons(plan).items() if name not in kept}
+        if "training" in self.only:
+            training = {}
+        plan = leave_out(plan, training, "training state", self.outcome)
+        plan = select(plan, before.kind, selection, self.outcome)
+        if len(self.only) == 1 and before.kind not in ADAPTERS:
+            plan = stand_alone(plan, self.only[0], self.outcome)
+        return plan
+
+    def changed(self, plan: Plan, before: Identity) -> Plan:
+        """With the changes of values and ranks that were asked for."""
+        wishes = self.wishes
+        if wishes.repair_position_ids:
+            plan, self.repaired = repair(plan)
+        if self.zeroed is not None:
+            refuse_quantised(quantised(plan))
+            plan = self.thresholded(plan, before.kind, self.zeroed)
+        if wishes.lowers_rank:
+            self.ranks = RankStep(wishes.rank, wishes.rank_energy, wishes.to_lora, self.folder)
+            plan = self.ranks(plan)
+        return plan
+
+    def thresholded(self, plan: Plan, kind: str, zeroed: Zeroed) -> Plan:
+        if kind not in ADAPTERS:
+            # Of what was extracted the names say less than they did, but it is the same weights.
+            return near_zero(plan, identify(plan).kind if self.only else kind, zeroed, self.folder)
+        new = remove_near_zero_modules(plan, zeroed.threshold, zeroed.relative)
+        zeroed.modules = len(modules(plan)) - len(modules(new))
+        gone = {tensor.name for tensor in plan.tensors} - {tensor.name for tensor in new.tensors}
+        if gone:
+            self.outcome.count("modules without effect", len(gone), plan.nbytes - new.nbytes)
+        return new
+
+    def check_same(self, plan: Plan, before: Identity, new: Plan) -> None:
+        wishes = self.wishes
+        present = {tensor.name for tensor in plan.tensors}
+        restored = any(name not in present for _, name in self.outcome.renamed) and wishes.ema == "use"
+        chosen = bool(self.only or self.without or wishes.keep or wishes.drop)
+        after = identify(new)
+        if wishes.to_lora and {before.kind, after.kind} <= ADAPTERS:
+            after = replace(after, kind=before.kind)
+        check_same(before, after, chosen, restored)
+
+    # --- what is told ------------------------------------------------------------------------------------------
+
+    def data(self, plan: Plan) -> Report:
+        """The keys of the report that are prune's own."""
+        outcome = self.outcome
+        report: Report = {
+            "renamed": [{"from": old, "to": new} for old, new in outcome.renamed],
+            "removed": {group: {"tensors": n, "bytes": nbytes} for group, (n, nbytes) in outcome.groups.items()},
+            "bytes_before": self.nbytes,
+            "repaired": repaired_data(self.repaired),
+        }
+        if self.zeroed is not None:
+            if self.dry_run:
+                rehearse(plan.tensors, self.folder)
+            report["zeroed"] = zeroed_data(self.zeroed)
+        return report | (self.ranks.data(plan) if self.ranks is not None else {})
+
+    def lines(self, report: Report, verbose: bool) -> Iterator[str]:
+        """The same for people."""
+        for group, found in report["removed"].items():
+            yield f"  without {escape(group)}: {plural(found['tensors'], 'tensor')}, {size(found['bytes'])}"
+        if report["renamed"]:
+            first = report["renamed"][0]
+            count = plural(len(report["renamed"]), "tensor")
+            yield f"  renamed: {count}, such as {escape(first['from'])} to {escape(first['to'])}"
+        for item in self.repaired:
+            off = f"positions {', '.join(map(str, item.off[:8]))} were off" if item.off else "all were right"
+            yield f"  position ids of {escape(item.name)}: {item.dtype} to I64, {off}"
+        if self.zeroed is not None:
+            yield from zeroed_lines(report["zeroed"], self.zeroed)
+        if self.ranks is not None:
+            yield from rank_lines(report, verbose)
+        if self.nbytes:
+            now = report["output"]["bytes"]
+            yield f"  {size(self.nbytes)} before, {size(now)} now ({now / self.nbytes:.0%})"

@@ -1,0 +1,160 @@
+"""Which weights a threshold may touch, and the plan in which their values near zero become zero."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import Any
+
+from ckptool.convert.gather import pieces
+from ckptool.convert.writer import unpacked
+from ckptool.errors import Refused, UsageError
+from ckptool.identify.components import component_of
+from ckptool.prune.zeroing import BLOCK, TOP, Tally, finite, squared, zeroing
+from ckptool.tensor import BITS, Change, Mapped, Plan, Tensor
+from ckptool.text import plural
+
+TARGETS = frozenset({"unet", "text_encoder", "text_encoder_2"})
+# Kinds whose UNet or text encoder is there as it is used. The tiny values of all others matter.
+KINDS = frozenset({"checkpoint", "unet", "text-encoder"})
+# Parts of names that are no targets, though some have two dimensions.
+EXACT = frozenset({"bias", "alpha", "dora_scale", "position_ids", "relative_attention_bias", "shared", "scale_weight"})
+WITHIN = ("norm", "lora_", "lokr_", "hada_", "zero_conv")
+ENDINGS = ("embed", "embedding", "embeddings", "embed_tokens", "_emb", "embed_positions")
+WARN = 1e-3
+"""From here on an absolute threshold shows in the pictures."""
+
+
+@dataclass(slots=True, eq=False)
+class Zeroed:
+    """What a threshold did, by component."""
+
+    threshold: float
+    relative: bool
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    modules: int | None = None
+    """Of an adapter: how many modules without effect were left out; its other values stay as they are."""
+
+
+def check_threshold(threshold: float) -> None:
+    if not isfinite(threshold) or threshold <= 0:
+        raise UsageError(f"a threshold of {threshold} means nothing", "give a number above 0, such as 1e-4")
+
+
+def is_target(tensor: Tensor, component: str) -> bool:
+    """A weight of a UNet or a text encoder that multiplies what flows through it."""
+    if component not in TARGETS or tensor.dtype not in TOP or len(tensor.shape) < 2 or tensor.nbytes == 0:
+        return False
+    return not any(is_protected(part) for part in tensor.name.split("."))
+
+
+def is_protected(part: str) -> bool:
+    return part in EXACT or part.endswith(ENDINGS) or any(text in part for text in WITHIN)
+
+
+def near_zero(plan: Plan, kind: str, zeroed: Zeroed, folder: Path) -> Plan:
+    """The plan with a change on every target. `folder` takes what has to be inflated for a first reading."""
+    changes: dict[tuple[str, str, float], Change] = {}
+    tensors: list[Tensor] = []
+    for tensor in plan.tensors:
+        component = component_of(tensor.name, kind)
+        if kind not in KINDS or not is_target(tensor, component):
+            tensors.append(tensor)
+            continue
+        limit = zeroed.threshold * (root_mean_square(tensor, folder) if zeroed.relative else 1.0)
+        if limit > 0 and isfinite(limit):
+            # One change for the same limit, so that tied tensors are seen to be tied.
+            key = (component, tensor.dtype, limit)
+            if key not in changes:
+                tally = zeroed.tallies.setdefault(component, Tally())
+                changes[key] = zeroing(tensor.dtype, limit, tally)
+            tensor = replace(tensor, data=Mapped(tensor.data, BITS[tensor.dtype] // 8, changes[key]))
+        tensors.append(tensor)
+    return replace(plan, tensors=tuple(tensors))
+
+
+def root_mean_square(tensor: Tensor, folder: Path) -> float:
+    """Of a tensor's finite values, in F64; 0 when there are none, infinity when they are too large for that."""
+    import numpy
+
+    total, count = 0.0, 0
+    for block in blocks(tensor, folder):
+        numbers = finite(block, tensor.dtype)
+        total += squared(numbers)
+        count += int(numpy.count_nonzero(block < block.dtype.type(TOP[tensor.dtype])))
+    return sqrt(total / count) if count else 0.0
+
+
+def blocks(tensor: Tensor, folder: Path) -> Iterator[Any]:
+    """The magnitudes of a tensor, as bits, block by block."""
+    import numpy
+
+    width = BITS[tensor.dtype] // 8
+    with ExitStack() as stack:
+        (readable,) = unpacked((tensor,), folder, stack)
+        for _, piece in pieces(readable.data):
+            whole = numpy.frombuffer(piece, f"<u{width}")
+            for start in range(0, len(whole), BLOCK):
+                yield whole[start : start + BLOCK] & whole.dtype.type((1 << (8 * width - 1)) - 1)
+
+
+def rehearse(tensors: Iterable[Tensor], folder: Path) -> None:
+    """Let the values of changed tensors pass without writing them: on a dry run, for the tally alone."""
+    for tensor in tensors:
+        if isinstance(tensor.data, Mapped):
+            with ExitStack() as stack:
+                (readable,) = unpacked((tensor,), folder, stack)
+                for _ in pieces(readable.data):
+                    pass
+
+
+def refuse_quantised(reason: str | None) -> None:
+    """Values of a quantised file are codes: only with their scales would they mean a weight."""
+    if reason is not None:
+        raise Refused(
+            f"a threshold does not apply to a file that is quantised: {reason}", "prune it without --threshold"
+        )
+
+
+# --- what is told ------------------------------------------------------------------------------------------------
+
+
+def zeroed_data(zeroed: Zeroed) -> dict[str, dict[str, Any]]:
+    """The key `zeroed` of the report. Sums of several threads come in any order: six digits of them are certain."""
+    return {
+        component: {
+            "values": tally.zeroed,
+            "of": tally.total,
+            "fraction": significant(tally.fraction),
+            "relative_error": None if tally.relative_error is None else significant(tally.relative_error),
+            "nan": tally.nan,
+        }
+        for component, tally in sorted(zeroed.tallies.items())
+    }
+
+
+def significant(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
+def zeroed_lines(data: dict[str, dict[str, Any]], zeroed: Zeroed) -> Iterator[str]:
+    """For people: what became zero, what it costs, and that the file is as large as before."""
+    unit = " × RMS" if zeroed.relative else ""
+    yield f"  near zero (|w| < {zeroed.threshold:g}{unit}):"
+    for component, found in data.items():
+        error = found["relative_error"]
+        cost = "unknown" if error is None else f"{error:.2g}"
+        share = f"{plural(found['values'], 'value')} of {found['of']:,} ({found['fraction']:.2%})"
+        yield f"    {component}: {share} became 0, relative L2 error {cost}"
+        if found["nan"]:
+            yield f"    {component}: {plural(found['nan'], 'value')} are NaN and stay"
+    if zeroed.modules is not None:
+        yield f"    {plural(zeroed.modules, 'module')} of the adapter left out; the values of all others stay"
+        return
+    if not data:
+        yield "    no weights in this file are safe to zero"
+        return
+    yield "    a dense file stays the same size; only what compresses it afterwards gains"
+    if not zeroed.relative and zeroed.threshold >= WARN:
+        yield f"    warning: from {WARN:g} on the model draws other pictures; 1e-4 costs about what an F16 cast costs"
