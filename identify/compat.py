@@ -176,6 +176,14 @@ def by_base(checkpoint: Checkpoint, identity: Identity) -> bool | None:
     return None
 
 
+def by_label(checkpoint: Checkpoint, identity: Identity, why: str) -> Fit:
+    """The verdict where shapes cannot give it: enough only for families whose layers have no canonical names."""
+    fits = by_base(checkpoint, identity)
+    if fits and checkpoint.identity.base not in MAPPED:
+        return Fit(True, notes=(f"{why}: told by the architecture alone",))
+    return Fit(None if fits else fits, reasons=(why,))
+
+
 def verdict(matched: int, total: int, bad: int) -> bool | None:
     """True when everything matched, None when there was nothing to hold against each other."""
     if bad:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from ckptool.identify.compat import Checkpoint, Fit, Misfit, by_base, family, known, verdict
+from ckptool.identify.compat import Checkpoint, Fit, Misfit, by_base, by_label, family, known, verdict
 from ckptool.identify.compat_modules import alike
 from ckptool.identify.identity import Identity
 from ckptool.identify.naming import Shape, renamed, targets, unet_table
@@ -51,7 +51,7 @@ def controlnet(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
             misfits.append(Misfit(name, (mine,), (theirs,)))
             reasons.insert(0, words.format(f"{mine:,}", f"{theirs:,}"))
     if not outputs or not wanted:
-        return Fit(by_base(checkpoint, identity), reasons=("the outputs of one of them are not known",))
+        return by_label(checkpoint, identity, "the outputs of one of them are not known")
     notes = [*picture_notes(checkpoint, shapes), *difference(plan)]
     return Fit(verdict(total - bad, total, bad), total - bad, total, (), tuple(misfits), tuple(reasons), tuple(notes))
 
@@ -100,7 +100,7 @@ def control_lora(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
             misfits.append(Misfit(name, mine, theirs))
     bad = len(unmatched) + len(misfits)
     if not total:
-        return Fit(by_base(checkpoint, identity), reasons=("it holds no factors with names that are known",))
+        return by_label(checkpoint, identity, "it holds no factors with names that are known")
     reasons = [f"{total - bad:,} of {total:,} layers match"] if bad else []
     contexts = {m.addon[1] for m in misfits if m.addon and len(m.addon) > 1 and m.name.endswith(".attn2.to_k")}
     if len(contexts) == 1 and checkpoint.context:
@@ -144,7 +144,7 @@ def ip_adapter(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
     mine = [t.shape for t in plan.tensors if t.name.endswith("to_k_ip.weight") and len(t.shape) == 2]
     theirs = [s for (c, n), s in checkpoint.shapes.items() if c == "unet" and n.endswith(CONTEXT) and len(s) == 2]
     if not mine or not theirs:
-        return Fit(by_base(checkpoint, identity), reasons=("the cross attention of one of them is not known",))
+        return by_label(checkpoint, identity, "the cross attention of one of them is not known")
     matched, total = (Counter(mine) & Counter(theirs)).total(), len(mine)
     notes = () if total >= len(theirs) else (f"it covers {total:,} of {len(theirs):,} cross attentions",)
     if matched == total:

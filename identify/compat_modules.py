@@ -44,7 +44,11 @@ WORDS: dict[str, str] = {
     "text_encoder_2": "second text encoder",
     "text_encoder_3": "third text encoder",
 }
+PADDED = "its first convolution reads 4 channels, this checkpoint's more: loaders that can fill it up with zeros"
+LATENT = 4
 CROSS = ("_attn2_to_k", "_attn2_to_v")
+SAME_ENCODER = frozenset({"sd1", "sdxl"})
+"""Architectures whose first text encoder is CLIP-L."""
 FEW_BLOCKS = ("_transformer_blocks_0_", "_transformer_blocks_1_")
 
 
@@ -54,27 +58,31 @@ def adapter(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
     unmatched: list[str] = []
     misfits: list[Misfit] = []
     missing: dict[str, int] = {}
+    padded = False
     telling = checkpoint.identity.base not in MAPPED
     for name, module in found.items():
         component, key = address(name)
         layer = layer_at(checkpoint, component, key)
         if layer is not None:
             misfit = compare(module, layer)
+            if misfit and key == "conv_in" and is_padded(misfit):
+                misfit, padded = None, True
             misfits += [misfit] if misfit else []
-            telling |= misfit is None and tells(component, key)
+            telling |= misfit is None and tells(checkpoint, component, key)
         elif component in checkpoint.components:
             unmatched.append(name)
         else:
             missing[component] = missing.get(component, 0) + 1
     total = len(found) - sum(missing.values())
     matched = total - len(unmatched) - len(misfits)
-    notes = tuple(
+    notes = (PADDED,) if padded else ()
+    notes += tuple(
         f"{plural(count, 'module')} of it change a {WORDS.get(component, component)}, which this file does not hold"
         for component, count in missing.items()
     )
     fits, reasons = answer(checkpoint, identity, matched, total, misfits)
     if fits and not telling:
-        fits, reasons = by_label(checkpoint, identity)
+        fits, reasons = by_metadata(checkpoint, identity)
     return Fit(fits, matched, total, tuple(unmatched), tuple(misfits), reasons, notes)
 
 
@@ -91,13 +99,14 @@ def address(name: str) -> tuple[str, str]:
     return component, name.removeprefix("text_model_") if component.startswith("text_encoder") else name
 
 
-def tells(component: str, key: str) -> bool:
+def tells(checkpoint: Checkpoint, component: str, key: str) -> bool:
     """That a module fits this layer says which architecture it is for: other layers of SD1 and SD2 are alike."""
     deep = "_transformer_blocks_" in key and not any(few in key for few in FEW_BLOCKS)
-    return component.startswith("text_encoder") or key.endswith(CROSS) or deep
+    encoder = component == "text_encoder" and checkpoint.identity.base not in SAME_ENCODER
+    return encoder or component == "text_encoder_2" or key.endswith(CROSS) or deep
 
 
-def by_label(checkpoint: Checkpoint, identity: Identity) -> tuple[bool | None, tuple[str, ...]]:
+def by_metadata(checkpoint: Checkpoint, identity: Identity) -> tuple[bool | None, tuple[str, ...]]:
     """The verdict on an adapter whose layers are the same in several architectures."""
     fits = by_base(checkpoint, identity)
     if fits is None:
@@ -129,6 +138,14 @@ def compare(module: AdapterModule, layer: Layer) -> Misfit | None:
         return Misfit(module.name, update, weight)
     dora = parts.get("dora_scale")
     return None if dora is None or prod(dora) in sides(weight) else Misfit(module.name, dora, weight)
+
+
+def is_padded(misfit: Misfit) -> bool:
+    """What was trained on plain SD goes onto an inpainting model, whose first layer reads a mask as well."""
+    mine, theirs = misfit.addon, misfit.checkpoint
+    if not mine or not theirs or len(theirs) != 4 or theirs[1] <= LATENT:
+        return False
+    return mine[0] == theirs[0] and prod(mine[1:]) == LATENT * prod(theirs[2:])
 
 
 def sides(weight: Shape) -> tuple[int, int]:

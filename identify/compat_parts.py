@@ -1,6 +1,6 @@
 """Do embeddings, hypernetworks, VAEs and text encoders fit a checkpoint: by the widths of their vectors."""
 
-from ckptool.identify.compat import ENCODERS, Checkpoint, Fit, Misfit, by_base, verdict
+from ckptool.identify.compat import ENCODERS, Checkpoint, Fit, Misfit, by_label, verdict
 from ckptool.identify.identity import Identity
 from ckptool.identify.naming import Shape, targets
 from ckptool.tensor import Plan
@@ -61,7 +61,7 @@ def hypernetwork(checkpoint: Checkpoint, plan: Plan, _: Identity) -> Fit:
         return Fit(None, reasons=("this file has no attention that a hypernetwork could change",))
     widths: dict[str, set[int]] = {}
     for tensor in plan.tensors:
-        key, _, rest = tensor.name.partition(".")
+        key, rest = tensor.name.partition(".")[::2]
         if key.isdecimal() and rest.endswith("linear.0.weight") and len(tensor.shape) == 2:
             widths.setdefault(key[:12], set()).add(tensor.shape[1])
     bad = tuple(key for key, found in widths.items() if not found <= accepted)
@@ -105,7 +105,7 @@ def vae(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
     decoder = shapes.get(("vae", "decoder.conv_in.weight"), ())
     made = latent_channels(checkpoint.shapes)
     if len(decoder) != 4 or made is None:
-        return Fit(by_base(checkpoint, identity), reasons=("the channels of one of them are not known",))
+        return by_label(checkpoint, identity, "the channels of one of them are not known")
     if decoder[1] != made:
         misfit = Misfit("decoder.conv_in.weight", decoder, (decoder[0], made, *decoder[2:]))
         return Fit(
@@ -123,7 +123,7 @@ def text_encoder(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
     mine = next((s for e in ENCODERS if (s := shapes.get((e, "embeddings.token_embedding.weight")))), None)
     theirs = [s for e in ENCODERS if (s := checkpoint.shapes.get((e, "embeddings.token_embedding.weight")))]
     if mine is None or not theirs:
-        return Fit(by_base(checkpoint, identity), reasons=("one of them has no text encoder of a kind that is known",))
+        return by_label(checkpoint, identity, "one of them has no text encoder of a kind that is known")
     if mine in theirs:
         return Fit(True, 1, 1)
     misfit = Misfit("embeddings.token_embedding.weight", mine, theirs[0])

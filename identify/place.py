@@ -151,7 +151,10 @@ def has_any(root: Path, names: Iterable[str]) -> bool:
 def inside(root: Path, folder: str) -> Path:
     """The folder below the root with symlinks resolved. Raises UsageError when it is elsewhere or no folder."""
     real = root.resolve()
-    path = (real / folder).resolve()
+    try:
+        path = (real / folder).resolve()
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{label(root / folder)}: its links lead in a circle", "remove one of them") from error
     if not path.is_relative_to(real):
         raise UsageError(
             f"{label(root / folder)}: is a link that leads out of the root, to {label(path)}",

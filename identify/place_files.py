@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ckptool.convert.copy import copy_span
+from ckptool.convert.crew import Advance
 from ckptool.convert.gather import pieces
-from ckptool.convert.layout import layout
+from ckptool.convert.layout import Layout, layout
 from ckptool.convert.sidecar import find_sidecar
-from ckptool.convert.writer import Advance, check_sources, ignore, unpacked, write
+from ckptool.convert.stated import stated_in, true_metadata
+from ckptool.convert.writer import check_sources, fill, ignore, unpacked, write
 from ckptool.errors import UsageError
 from ckptool.identify.place import Placement, label
 from ckptool.output import Output, unwritable, write_at
 from ckptool.source import File, Record
-from ckptool.tensor import Plan, Span
+from ckptool.tensor import Plan, Span, Tensor
 
 COPY, HARD, SYMBOLIC, CONVERTED, THERE = "copied", "hard link", "symbolic link", "converted", "already there"
 CHUNK = 1 << 20
@@ -92,8 +93,9 @@ def convert(plan: Plan, placement: Placement, advance: Advance) -> str:
 def copy_in(plan: Plan, target: Path, advance: Advance) -> str:
     """The file as it is, byte for byte."""
     (record,) = plan.sources
+    whole = Tensor("file", "U8", (record.size,), Span(record, 0, record.size))
     with Output(target, record.size, False) as output:
-        copy_span(Span(record, 0, record.size), output.fd, 0, advance)
+        fill(output, Layout(b"", (whole,), (0,), record.size), advance)
         check_sources(plan)
     return COPY
 
@@ -142,15 +144,19 @@ def equal_files(record: Record, target: Path) -> bool:
 
 def equal_plan(plan: Plan, target: Path) -> bool:
     """The file is what `write` would write."""
-    made_of = layout(plan.tensors, plan.metadata)
+    planned = layout(plan.tensors, plan.metadata)
     with File.open(target) as file, ExitStack() as stack:
-        other = Record.whole(file)
-        if file.size != made_of.size or other.read(0, len(made_of.head)) != made_of.head:
+        if file.size != planned.size:
             return False
-        tensors = unpacked(made_of.tensors, target.parent, stack)
+        if stated_in(plan.metadata):  # hashes of the very bytes that are compared below
+            planned = layout(plan.tensors, true_metadata(file.fileno(), planned, plan.metadata))
+        other = Record.whole(file)
+        if file.size != planned.size or other.read(0, len(planned.head)) != planned.head:
+            return False
+        tensors = unpacked(planned.tensors, target.parent, stack)
         return all(
             other.read(offset + at, len(piece)) == piece
-            for tensor, offset in zip(tensors, made_of.offsets, strict=True)
+            for tensor, offset in zip(tensors, planned.offsets, strict=True)
             for at, piece in pieces(tensor.data)
         )
 
