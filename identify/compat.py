@@ -159,6 +159,8 @@ def with_bases(checkpoint: Checkpoint, identity: Identity, fit: Fit) -> Fit:
     if known(theirs.base) and known(ours.base) and ours.base != theirs.base:
         words = f"made for {family(theirs.base)}, and this checkpoint is {family(ours.base)}"
         (notes if fit.fits else reasons).insert(0, words)
+    if fit.fits is False and not reasons:
+        reasons.append("some of its parts have no counterpart of their name and shape in this checkpoint")
     ours_predict, theirs_predict = ours.prediction.type, theirs.prediction.type
     if fit.fits and ours_predict and theirs_predict and ours_predict != theirs_predict:
         notes.append(f"trained to predict {theirs_predict}, and this checkpoint predicts {ours_predict}")

@@ -101,10 +101,10 @@ def control_lora(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
     bad = len(unmatched) + len(misfits)
     if not total:
         return by_label(checkpoint, identity, "it holds no factors with names that are known")
-    reasons = [f"{total - bad:,} of {total:,} layers match"] if bad else []
+    reasons: list[str] = []
     contexts = {m.addon[1] for m in misfits if m.addon and len(m.addon) > 1 and m.name.endswith(".attn2.to_k")}
     if len(contexts) == 1 and checkpoint.context:
-        reasons.insert(0, f"its attn2 takes {contexts.pop():,}, this checkpoint takes {checkpoint.context:,}")
+        reasons.append(f"its attn2 takes {contexts.pop():,}, this checkpoint takes {checkpoint.context:,}")
     return Fit(verdict(total - bad, total, bad), total - bad, total, tuple(unmatched), tuple(misfits), tuple(reasons))
 
 
@@ -149,8 +149,8 @@ def ip_adapter(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
     notes = () if total >= len(theirs) else (f"it covers {total:,} of {len(theirs):,} cross attentions",)
     if matched == total:
         return Fit(True, total, total, notes=notes)
-    reasons = [f"{matched:,} of {total:,} cross attentions match"]
+    reasons: list[str] = []
     widths = {shape[1] for shape in mine}
     if len(widths) == 1 and checkpoint.context is not None and checkpoint.context not in widths:
-        reasons.insert(0, f"its tokens are {widths.pop():,} wide, this checkpoint's {checkpoint.context:,}")
+        reasons.append(f"its tokens are {widths.pop():,} wide, this checkpoint's {checkpoint.context:,}")
     return Fit(False, matched, total, reasons=tuple(reasons), notes=notes)

@@ -195,10 +195,10 @@ def answer(
         return None, ("none of its modules changes what this file holds",)
     if matched == total:
         return True, ()
-    reasons = [f"{matched:,} of {plural(total, 'module')} match"]
+    reasons: list[str] = []
     widths = {m.addon[1] for m in misfits if m.addon and len(m.addon) > 1 and underscored(m.name).endswith(CROSS)}
     if len(widths) == 1 and checkpoint.context is not None and checkpoint.context not in widths:
-        reasons.insert(0, f"its attn2 takes {widths.pop():,}, this checkpoint takes {checkpoint.context:,}")
+        reasons.append(f"its attn2 takes {widths.pop():,}, this checkpoint takes {checkpoint.context:,}")
     if not misfits and known(base) and base == identity.base and base not in MAPPED:
         reasons.append(f"the names of {family(base)} in this file and in the checkpoint may be of two different kinds")
         return None, tuple(reasons)

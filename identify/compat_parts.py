@@ -37,6 +37,7 @@ def embedding(checkpoint: Checkpoint, plan: Plan, _: Identity) -> Fit:
     matched = total - len(misfits) - len(unmatched)
     reasons = [f"its vectors are {m.addon[-1]:,} wide, and the text encoder takes {m.checkpoint[-1]:,}"
                for m in misfits if m.addon and m.checkpoint]  # fmt: skip
+    reasons += [f"the checkpoint has no text encoder for its {m.name}" for m in misfits if m.checkpoint is None]
     reasons += [f"it has no vectors for {name}, the checkpoint's other text encoder" for name in unmatched]
     fits = verdict(matched, total, len(misfits) + len(unmatched))
     return Fit(fits, matched, total, tuple(unmatched), tuple(misfits), tuple(reasons), tuple(notes))
