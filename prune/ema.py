@@ -80,6 +80,7 @@ def exchanged(plan: Plan, ema: Ema, outcome: Outcome) -> Plan:
             dropped.append(Dropped(tensor.name, f"written as {plain[tensor.name]}"))
             outcome.renamed.append((tensor.name, plain[tensor.name]))
             if plain[tensor.name] not in present:
+                outcome.restored = True
                 tensors.append(replace(tensor, name=plain[tensor.name]))
         else:
             tensors.append(tensor)

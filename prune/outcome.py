@@ -16,8 +16,8 @@ class Outcome:
     """Old and new names."""
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
     """What was left out, by reason: tensors and bytes."""
-    notes: list[str] = field(default_factory=list)
-    """Whole sentences for people."""
+    restored: bool = False
+    """Averages got the names of weights that the file lacks: what it was could not be told before."""
 
     def count(self, reason: str, tensors: int, nbytes: int) -> None:
         before = self.groups.get(reason, (0, 0))

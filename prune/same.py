@@ -4,7 +4,10 @@ from ckptool.errors import Refused
 from ckptool.identify.identity import AMBIGUOUS, Identity
 
 HINT = "keep what tells it apart (--keep NAME), or say with --only what is to be left"
-UNKNOWN = (None, AMBIGUOUS, "unknown")
+
+
+# Of these the variant says what a denoiser takes; of a VAE alone it counts the channels.
+DENOISERS = frozenset({"checkpoint", "unet", "controlnet"})
 
 
 def labels(identity: Identity) -> dict[str, str | None]:
@@ -17,16 +20,19 @@ def labels(identity: Identity) -> dict[str, str | None]:
     }
 
 
-def check_same(before: Identity, after: Identity, chosen: bool, restored: bool = False) -> None:
+def check_same(before: Identity, after: Identity, chosen: bool) -> None:
     """Raises Refused when the labels changed.
 
     `chosen`: tensors were left out by component or name. The rest may then be of another kind, and may not say what
-    it is; but it must not say that it is something else. `restored`: names came back, and tell what was unknown.
+    it is; but it must not say that it is something else.
     """
     new = labels(after)
+    other_kind = before.kind != after.kind
     for label, was in labels(before).items():
         now = new[label]
-        if was == now or (chosen and (label == "kind" or may_be(now, was))) or (restored and was in UNKNOWN):
+        if chosen and label == "variant" and other_kind and after.kind not in DENOISERS:
+            continue
+        if was == now or (chosen and (label == "kind" or says_less(was, now) or (was is None and other_kind))):
             continue
         raise Refused(
             f"without what would be left out it would be another model: {label} {was or 'unknown'} becomes"
@@ -35,8 +41,8 @@ def check_same(before: Identity, after: Identity, chosen: bool, restored: bool =
         )
 
 
-def may_be(now: str | None, was: str | None) -> bool:
-    """`now` says less than `was`, and nothing else."""
+def says_less(was: str | None, now: str | None) -> bool:
+    """What it is may no longer show; nothing else shows in its place."""
     return now is None or (now == AMBIGUOUS and was is not None)
 
 

@@ -93,7 +93,7 @@ class Prune:
         if not new.tensors:
             raise Refused("nothing would be left of it", "inspect says what is in it; choose less to leave out")
         new = self.changed(new, before)
-        self.check_same(plan, before, new)
+        self.check_same(before, new)
         return fitted(plan, new)
 
     def chosen(self, plan: Plan, before: Identity) -> Plan:
@@ -135,15 +135,15 @@ class Prune:
             self.outcome.count("modules without effect", len(gone), plan.nbytes - new.nbytes)
         return new
 
-    def check_same(self, plan: Plan, before: Identity, new: Plan) -> None:
+    def check_same(self, before: Identity, new: Plan) -> None:
+        """Raises Refused when what was planned is another model."""
         wishes = self.wishes
-        present = {tensor.name for tensor in plan.tensors}
-        restored = any(name not in present for _, name in self.outcome.renamed) and wishes.ema == "use"
-        chosen = bool(self.only or self.without or wishes.keep or wishes.drop)
+        if self.outcome.restored:
+            return
         after = identify(new)
         if wishes.to_lora and {before.kind, after.kind} <= ADAPTERS:
             after = replace(after, kind=before.kind)
-        check_same(before, after, chosen, restored)
+        check_same(before, after, chosen=bool(self.only or self.without or wishes.keep or wishes.drop))
 
     # --- what is told ------------------------------------------------------------------------------------------
 
