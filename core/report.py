@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,17 @@ def check_report(path: Path | None, others: Iterable[Path]) -> None:
             raise UsageError(f"{path}: the report would replace a model", "give another name for the report")
 
 
-def write_report(path: Path, reports: list[Report], single: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """What a command shows of its own keys in the reports for people."""
+
+    html: Callable[[Report], str]
+    markdown: Callable[[Report], Iterable[str]]
+    style: str = ""
+    """Rules of CSS beside those of every page."""
+
+
+def write_report(path: Path, reports: list[Report], single: bool, sections: Sections | None = None) -> None:
     """Write the reports to `path` in the form that its ending names."""
     if path.suffix == ".json":
         text = to_json(reports, single) + "\n"
@@ -84,7 +95,7 @@ def write_report(path: Path, reports: list[Report], single: bool) -> None:
     else:
         from ckptool.report_page import to_html, to_markdown
 
-        text = to_html(reports) if path.suffix == ".html" else to_markdown(reports)
+        text = (to_html if path.suffix == ".html" else to_markdown)(reports, sections)
     data = text.encode("utf-8", "backslashreplace")
     with Output(path, len(data), force=True) as output:
         write_at(output.fd, data, 0)

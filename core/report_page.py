@@ -1,9 +1,8 @@
 """Reports for people: a Markdown table, and one self-contained HTML page."""
 
 from html import escape
-from typing import Any
 
-Report = dict[str, Any]
+from ckptool.report import Report, Sections
 
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
@@ -57,11 +56,13 @@ def facts(report: Report) -> list[str]:
     return lines
 
 
-def to_markdown(reports: list[Report]) -> str:
+def to_markdown(reports: list[Report], sections: Sections | None = None) -> str:
     parts = ["# ckptool report\n"]
     for report in reports:
         parts.append(f"## {cell(report.get('path') or report.get('source') or '')}: {status(report)}\n")
         parts += [f"- {cell(line)}" for line in facts(report)]
+        if sections is not None and not report.get("error"):
+            parts += sections.markdown(report)
         found = rows(report)
         if found:
             parts += ["", "| severity | finding | where | action |", "| --- | --- | --- | --- |"]
@@ -76,17 +77,18 @@ def cell(text: str) -> str:
     return "".join("\\" + c if c in "\\`*_{}[]<>#|!~&" else c for c in safe)
 
 
-def to_html(reports: list[Report]) -> str:
-    body = "".join(section(report) for report in reports)
+def to_html(reports: list[Report], sections: Sections | None = None) -> str:
+    body = "".join(section(report, sections) for report in reports)
+    style = STYLE + (sections.style if sections is not None else "")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>ckptool report</title><style>{STYLE}</style></head><body><h1>ckptool report</h1>{body}</body></html>\n"
+        f"<title>ckptool report</title><style>{style}</style></head><body><h1>ckptool report</h1>{body}</body></html>\n"
     )
 
 
-def section(report: Report) -> str:
+def section(report: Report, sections: Sections | None = None) -> str:
     word = status(report)
     title = escape(str(report.get("path") or report.get("source") or ""))
     lines = "".join(f"<li>{escape(line)}</li>" for line in facts(report))
@@ -101,4 +103,5 @@ def section(report: Report) -> str:
         if found
         else ""
     )
-    return f'<h2>{title} <span class="badge {escape(word)}">{escape(word)}</span></h2><ul>{lines}</ul>{table}'
+    own = sections.html(report) if sections is not None and not report.get("error") else ""
+    return f'<h2>{title} <span class="badge {escape(word)}">{escape(word)}</span></h2><ul>{lines}</ul>{own}{table}'

@@ -42,9 +42,9 @@ class Control:
 
 def control_of(names: Names) -> Control | None:
     if names.has(CONTROL_LORA):
-        found = control_net("", names)
-        evidence = (f"{CONTROL_LORA}: a Control-LoRA",)
-        return Control("control-lora", None, with_evidence(found, evidence))
+        return Control(
+            "control-lora", None, with_evidence(control_net("", names), (f"{CONTROL_LORA}: a Control-LoRA",))
+        )
     if any(first.startswith(LLLITE) for first in names.firsts):
         return Control("control-lora", "lllite", lllite(names))
     for prefix in PREFIXES:

@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol
 
 from zlib_ng import zlib_ng
@@ -50,17 +49,16 @@ class Crc:
         self.value = zlib_ng.crc32(data, self.value)
 
 
-def hashes_of(path: Path, advance: Advance) -> dict[str, str | None]:
+def hashes_of(file: File, advance: Advance) -> dict[str, str | None]:
     """All hashes of a file; `autov3` is None when it is no safetensors file. Raises CkptoolError when it changes."""
     from blake3 import blake3
 
-    with File.open(path) as file:
-        start = data_start(file)
-        whole, blake, crc = hashlib.sha256(), blake3(), Crc()
-        old = Part(AUTOV1_START, AUTOV1_START + AUTOV1_LENGTH)
-        tensors = Part(start, file.size) if start is not None else None
-        read_once(file, [whole, blake, crc, old, *([tensors] if tensors else [])], advance)
-        file.check_unchanged()
+    start = data_start(file)
+    whole, blake, crc = hashlib.sha256(), blake3(), Crc()
+    old = Part(AUTOV1_START, AUTOV1_START + AUTOV1_LENGTH)
+    tensors = Part(start, file.size) if start is not None else None
+    read_once(file, [whole, blake, crc, old, *([tensors] if tensors else [])], advance)
+    file.check_unchanged()
     return {
         "sha256": whole.hexdigest(),
         "autov1": old.digest.hexdigest()[:8],

@@ -2,14 +2,11 @@
 
 import math
 import re
-import struct
-from math import prod
 
-from ckptool.convert.numbers import read_bytes
-from ckptool.errors import CkptoolError
 from ckptool.identify.families import UNETS, title
 from ckptool.identify.identity import AMBIGUOUS, Prediction
 from ckptool.identify.names import shown
+from ckptool.identify.sample import finite, numbers_of
 from ckptool.tensor import Plan, Tensor
 from ckptool.text import escape
 
@@ -31,9 +28,7 @@ BIASES = (
     "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
 )
 MAX_VALUES = 4096
-HUGE = 1e30
-"""No weight is; its square would not fit a float."""
-FORMATS = {"F64": "d", "F32": "f", "F16": "e", "BF16": "H"}
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 # The variants of SD2 that were published with another training than its base.
 PUBLISHED: dict[str, str] = {
@@ -127,8 +122,8 @@ def second(plan: Plan, variant: str | None, zero: str) -> Prediction:
     if variant in PUBLISHED:
         return Prediction(PUBLISHED[variant], f"assumed: SD2 {variant} was published so{zero}")
     tensor = next((t for t in plan.tensors if t.name.endswith(BIASES) and not t.name.startswith("control")), None)
-    numbers = small_values(tensor) if tensor else None
-    if tensor is None or not numbers:
+    numbers = numbers_of(tensor, MAX_VALUES) if tensor and tensor.dtype in FLOATS else None
+    if tensor is None or not numbers or not finite(numbers):
         return Prediction(
             None, f"SD2 is published in both kinds, and the norm that tells them apart is not there{zero}"
         )
@@ -137,20 +132,3 @@ def second(plan: Plan, variant: str | None, zero: str) -> Prediction:
     kind = "v" if deviation > LIMIT else "epsilon"
     sign = ">" if kind == "v" else "≤"
     return Prediction(kind, f"{shown(tensor)}: standard deviation {deviation:.3g} {sign} {LIMIT}{zero}")
-
-
-def small_values(tensor: Tensor) -> list[float] | None:
-    """The values of a tensor of a few hundred; None when it is larger, not of floats, not readable or not finite.
-
-    Without numpy, whose import would take longer than all the rest.
-    """
-    form = FORMATS.get(tensor.dtype)
-    if form is None or prod(tensor.shape) > MAX_VALUES:
-        return None
-    try:
-        numbers = struct.unpack(f"<{prod(tensor.shape)}{form}", read_bytes(tensor))
-    except (CkptoolError, OSError, ValueError, struct.error):
-        return None
-    if form == "H":
-        numbers = struct.unpack(f"<{len(numbers)}f", b"".join(b"\0\0" + struct.pack("<H", n) for n in numbers))
-    return list(numbers) if all(abs(number) < HUGE for number in numbers) else None
