@@ -10,7 +10,7 @@ from typing import Any
 from ckptool.quantize.formats import FORMATS, SOURCES, Format
 from ckptool.quantize.tally import Counts, Tally
 
-STEP = 1 << 17
+STEP = 1 << 19
 """Elements at a time: fewer, and threads wait for the interpreter; more, and the cache is left."""
 MARGIN = 0.999
 """Sums of squares in F32 are right to some 1e-6 of themselves."""
@@ -170,8 +170,12 @@ def count_small(counts: Counts, values: Any, codes: Any, into: Format) -> None:
     """Values that became zero or subnormal; `values` has 0 where the source is not finite."""
     import numpy
 
-    sizes = numpy.bitwise_and(codes, codes.dtype.type(into.sign - 1), out=scratch("sizes", into.codes, len(codes)))
-    flags = scratch("flags", "?", len(codes))
+    half = (
+        len(codes) * codes.itemsize
+    )  # what `measure` fills next holds both: the less memory, the more is in the cache
+    room = scratch("back", "<f4", len(codes)).view("u1")
+    sizes = numpy.bitwise_and(codes, codes.dtype.type(into.sign - 1), out=room[:half].view(into.codes))
+    flags = room[half : half + len(codes)].view("?")
     numpy.less(sizes, codes.dtype.type(into.normal), out=flags)
     counts.subnormal = int(numpy.count_nonzero(flags))
     if sizes.min(initial=1) == 0:
