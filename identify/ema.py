@@ -6,10 +6,10 @@ Source of the dotless one: CompVis/stable-diffusion, ldm/modules/ema.py (`LitEma
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ckptool.convert.numbers import values
 from ckptool.errors import CkptoolError
 from ckptool.identify.components import FIRST
 from ckptool.identify.ldm_unet import restored
+from ckptool.identify.sample import numbers_of
 from ckptool.tensor import Plan, Tensor
 
 # Where `model_ema.` may stand: at the top, behind a wrapper, or inside an autoencoder that was trained by itself.
@@ -252,7 +252,7 @@ def integer(counter: Tensor) -> int | None:
     if counter.nbytes == 0 or counter.nbytes > 8:
         return None
     try:
-        found = values(counter).reshape(-1)
-        return int(found[0].item()) if len(found) == 1 else None
-    except (CkptoolError, KeyError, TypeError, ValueError, OverflowError):
+        found = numbers_of(counter, 1)
+        return int(found[0]) if found else None
+    except (CkptoolError, ValueError, OverflowError):
         return None
