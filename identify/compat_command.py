@@ -21,8 +21,7 @@ from ckptool.identify.compat_words import (
     title,
     word_of,
 )
-from ckptool.identify.identify import identify
-from ckptool.identify.place import sidecar_of
+from ckptool.identify.place import identified
 from ckptool.options import reporting
 from ckptool.report import SCHEMA_VERSION, Report, check_report, refusal_data, to_json, write_report
 
@@ -53,7 +52,7 @@ def command(checkpoint: Path, addons: tuple[Path, ...], **options: Any) -> None:
     try:
         with ExitStack() as stack:
             plan = read(checkpoint, stack)
-            identity = identify(plan, sidecar_of(checkpoint))
+            identity = identified(checkpoint, plan)
             base = checkpoint_of(plan, identity)
     except CkptoolError as error:
         deliver([refusal_data(str(checkpoint), error.message, error.hint)], options)
@@ -75,7 +74,7 @@ def check(checkpoint: Checkpoint, path: Path, options: dict[str, Any]) -> tuple[
     try:
         with ExitStack() as stack:
             plan = read(path, stack)
-            identity = identify(plan, sidecar_of(path))
+            identity = identified(path, plan)
             fit = compat(checkpoint, plan, identity)
     except CkptoolError as error:
         click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)

@@ -114,9 +114,16 @@ SAME_AS: dict[str, str] = {"lycoris": "lora", "control-lora": "controlnet", "t2i
 KINDS: tuple[str, ...] = tuple(sorted((*FOLDERS, *SAME_AS)))
 """Every kind that has a place."""
 
-# The folder of an upscaler in A1111, Forge and SD.Next is named after its architecture.
-SWINIR = "layers.0.residual_group."
+# A1111, Forge and SD.Next name the folders of upscalers after their architecture.
 BY_ARCHITECTURE = ("a1111", "forge", "sdnext")
+# Part of a tensor's name -> folder, the first that fits; all others go with ESRGAN.
+ARCHITECTURES: tuple[tuple[str, str], ...] = (
+    ("layers.0.residual_group.overlap_attn.", "models/HAT"),
+    ("layers.0.residual_group.", "models/SwinIR"),
+    ("layers.0.blocks.0.attn.attn_mask_0", "models/DAT"),
+    ("before_RG.1.weight", "models/DAT"),
+    ("m_body.0.trans_block.", "models/ScuNET"),
+)
 
 # A1111 ends with SD3; what came later needs another UI. Bases that it can load, for the kinds that have a base.
 A1111_BASES = frozenset({"sd1", "sd2", "sdxl", "sdxl-refiner", "sd3"})
@@ -134,8 +141,10 @@ def where(kind: str, ui: str, base: str | None = None, names: Iterable[str] = ()
         return INVOKEAI
     if ui == "a1111" and base not in (None, "ambiguous") and base not in A1111_BASES:
         return NoPlace(f"A1111 cannot load models of the family {base!r}", "use ComfyUI, Forge or SD.Next for it")
-    if kind == "upscaler" and ui in BY_ARCHITECTURE and any(SWINIR in name for name in names):
-        return Place("models/SwinIR")
+    if kind == "upscaler" and ui in BY_ARCHITECTURE:
+        listed = tuple(names)
+        own = (folder for part, folder in ARCHITECTURES if any(part in name for name in listed))
+        return Place(next(own, "models/ESRGAN"))
     return FOLDERS[kind][ui]
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptool.convert.destination import ENDING, PT
-from ckptool.convert.sidecar import MAX_SIZE
 from ckptool.errors import Refused, UsageError
 from ckptool.identify.folders import KINDS, SAME_AS, UIS, NoPlace, where
+from ckptool.identify.identify import identify
 from ckptool.identify.identity import Identity
+from ckptool.identify.inspection import folder_of, sidecar_of
 from ckptool.tensor import Plan
 from ckptool.text import escape
 
@@ -55,12 +56,11 @@ class Placement:
         return self.folder / self.name
 
 
-def sidecar_of(source: Path) -> bytes | None:
-    """The `<stem>.yaml` beside a file, None when there is none of a sensible size."""
-    path = source.with_suffix(".yaml") if source.name not in ("", ".", "..") else source
-    if not source.is_file() or not path.is_file() or path.stat().st_size > MAX_SIZE:
-        return None
-    return path.read_bytes()
+def identified(source: Path, plan: Plan) -> Identity:
+    """What the source is, its sidecar and the settings of its folder considered."""
+    if source.is_dir():
+        return identify(plan, None, folder_of(source))
+    return identify(plan, sidecar_of(source))
 
 
 def placement(

@@ -13,9 +13,8 @@ from ckptool.convert.sidecar import find_sidecar
 from ckptool.errors import CkptoolError, UsageError
 from ckptool.hashes import sha256_of
 from ckptool.identify.folders import KINDS, UIS
-from ckptool.identify.identify import identify
 from ckptool.identify.identity import Identity
-from ckptool.identify.place import Placement, label, placement, sidecar_of
+from ckptool.identify.place import Placement, identified, label, placement
 from ckptool.identify.place_files import THERE, is_there, put
 from ckptool.options import reporting
 from ckptool.progress import bar
@@ -66,7 +65,7 @@ def command(source: Path, **options: Any) -> None:
 def placed(source: Path, stack: ExitStack, options: dict[str, Any]) -> tuple[Report, list[str]]:
     """Place the file, or on a dry run decide where: the report and what people are told."""
     plan = read(source, stack)
-    identity = identify(plan, sidecar_of(source))
+    identity = identified(source, plan)
     choice = placement(source, plan, identity, options["ui"], options["root"], options["convert"], options["kind"])
     check_report(options["report"], [choice.path])
     if options["link"] and (choice.convert or source.is_dir()):

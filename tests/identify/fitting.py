@@ -65,9 +65,9 @@ CROSS_ATTENTIONS = [
 ]  # fmt: skip
 
 
-def ip_adapter(width: int = 768) -> dict[str, Shape]:
+def ip_adapter(width: int = 768, factor: int = 1) -> dict[str, Shape]:
     """An IP-Adapter of SD1, or one that reads tokens of another width."""
-    shapes = manifests.load("diffusers-unet-sd1")
+    shapes = scaled("diffusers-unet-sd1", factor)
     rows = [shapes[name][1][0] for name in CROSS_ATTENTIONS]
     layers = {
         f"ip_adapter.{2 * n + 1}.to_{part}_ip.weight": (out, width) for n, out in enumerate(rows) for part in "kv"
@@ -75,11 +75,12 @@ def ip_adapter(width: int = 768) -> dict[str, Shape]:
     return {"image_proj.proj.weight": (4 * width, 1024), "image_proj.norm.weight": (width,), **layers}
 
 
-def t2i_adapter(inputs: int = 192) -> dict[str, Shape]:
+def t2i_adapter(inputs: int = 192, factor: int = 1) -> dict[str, Shape]:
     """A T2I-Adapter: 192 inputs for SD1, 768 for SDXL."""
+    widths = [width // factor for width in (320, 320, 640, 640, 1280, 1280, 1280, 1280)]
     body = {
         f"body.{n}.{part}": shape
-        for n, out in enumerate((320, 320, 640, 640, 1280, 1280, 1280, 1280))
+        for n, out in enumerate(widths)
         for part, shape in (("block1.weight", (out, out, 3, 3)), ("block2.weight", (out, out, 1, 1)))
     }
-    return {"conv_in.weight": (320, inputs, 3, 3), "conv_in.bias": (320,), **body}
+    return {"conv_in.weight": (widths[0], inputs, 3, 3), "conv_in.bias": (widths[0],), **body}

@@ -62,12 +62,21 @@ def test_every_ui_either_has_a_folder_or_says_why_not() -> None:
             assert refusal.hint
 
 
+UPSCALERS = {
+    "layers.0.residual_group.blocks.0.norm1.weight": "models/SwinIR",
+    "layers.0.residual_group.overlap_attn.relative_position_bias_table": "models/HAT",
+    "layers.0.blocks.0.attn.attn_mask_0": "models/DAT",
+    "m_body.0.trans_block.ln1.weight": "models/ScuNET",
+    "RRDB_trunk.0.RDB1.conv1.weight": "models/ESRGAN",
+}
+
+
 @pytest.mark.parametrize("ui", ["a1111", "forge", "sdnext"])
-def test_swinir_has_a_folder_of_its_own(ui: str) -> None:
-    names = ["conv_first.weight", "layers.0.residual_group.blocks.0.norm1.weight"]
-    assert where("upscaler", ui, names=names) == Place("models/SwinIR")
-    assert where("upscaler", ui, names=names[:1]) == Place("models/ESRGAN")
-    assert where("upscaler", "comfyui", names=names) == Place("models/upscale_models")
+@pytest.mark.parametrize("name", UPSCALERS)
+def test_upscalers_have_folders_by_architecture(name: str, ui: str) -> None:
+    names = ["conv_first.weight", "layers.0.residual_group.conv.weight"] if "overlap" in name else ["conv_first.weight"]
+    assert where("upscaler", ui, names=[*names, name]) == Place(UPSCALERS[name])
+    assert where("upscaler", "comfyui", names=[*names, name]) == Place("models/upscale_models")
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "lora"])

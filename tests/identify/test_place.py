@@ -39,8 +39,8 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "textual-inversion": lambda path: stored("textual-inversion-sd1", path, 1),
     "controlnet": lambda path: stored("controlnet-sd1", path),
     "control-lora": lambda path: zeros(control_lora(), path),
-    "t2i-adapter": lambda path: zeros(t2i_adapter(), path),
-    "ip-adapter": lambda path: zeros(ip_adapter(), path),
+    "t2i-adapter": lambda path: zeros(t2i_adapter(factor=16), path),
+    "ip-adapter": lambda path: zeros(ip_adapter(48, 16), path),
     "upscaler": lambda path: zeros(ESRGAN, path),
 }
 CASES = [
