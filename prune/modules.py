@@ -39,7 +39,7 @@ def remove_near_zero_modules(plan: Plan, threshold: float, relative: bool = Fals
     every = modules(plan)
     if not every or not threshold > 0:
         return plan
-    reader, settings = Reader(), read_settings(plan.metadata)
+    reader, settings = Reader(), read_settings(plan.metadata, every.values())
     words = f"{threshold:g}"
     if relative:
         threshold *= rms(every, reader, settings)

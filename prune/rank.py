@@ -75,7 +75,7 @@ def reduce(plan: Plan, choice: Choice, to_lora: bool = False, folder: Path | Non
     if not every:
         raise Refused("it holds no modules of a LoRA", "a rank can be lowered in LoRA and LyCORIS files only")
     names = frozenset(tensor.name for tensor in plan.tensors)
-    settings = read_settings(plan.metadata)
+    settings = read_settings(plan.metadata, every.values())
     reducer = Reducer(choice, Spool(folder), Reader(), settings, is_sd1(every.values()), names)
     reduced = Reduced(plan, plan.nbytes)
     changes: dict[str, Change] = {}
@@ -112,9 +112,10 @@ def reduced_module(module: AdapterModule, reducer: Reducer, to_lora: bool) -> Ch
 def as_it_is(module: AdapterModule) -> Now | None:
     """What the metadata say of a module that stays; None of one that they do not count."""
     shape, rank = module.shape, module.rank
-    if module.algorithm not in PLAIN or shape is None or rank is None:
+    alpha = module.alpha
+    if module.algorithm not in PLAIN or shape is None or rank is None or ("alpha" in module.parts and alpha is None):
         return None
-    return Now(module.layer, rank, module.alpha, any(length > 1 for length in shape[2:]))
+    return Now(module.layer, rank, alpha, any(length > 1 for length in shape[2:]))
 
 
 def with_changes(plan: Plan, changes: Iterable[Change]) -> Plan:

@@ -53,7 +53,9 @@ class Reducer:
 
     def lower(self, module: AdapterModule) -> Change | Outcome:
         """A plain LoRA at a lower rank, or what it has when it stays. Raises Unfit when it has to stay."""
-        rank = module.rank or 0
+        rank = module.rank
+        if not rank or module.shape is None:
+            raise Unfit("the shapes of its parts do not fit each other")
         within = isinstance(self.choice.rank, int) and rank <= self.choice.rank and self.choice.energy is None
         if within or not self.choice.asks:
             return Outcome(rank, rank)
@@ -63,7 +65,7 @@ class Reducer:
         if after >= rank:
             return Outcome(rank, rank)
         made = factors(svd, after, ratio if alpha else 1.0, ratio * after, frame_of(up, down, alpha))
-        rows, *inputs = module.shape or ()
+        rows, *inputs = module.shape
         new = [
             replace(up, shape=(rows, after, *up.shape[2:])),
             replace(down, shape=(after, *inputs)),

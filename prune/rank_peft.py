@@ -6,24 +6,35 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from math import isfinite, sqrt
 from typing import Any
 
+from ckptool.identify.adapters import AdapterModule
+from ckptool.prune.rank_update import PLAIN
 from ckptool.prune.svd import Unfit
 
 KEY = "lora_adapter_metadata"
 Settings = dict[str, Any]
 
 
-def read_settings(metadata: dict[str, str]) -> Settings | None:
-    """The settings, none when there are none; None when they cannot be read."""
+def read_settings(metadata: dict[str, str], modules: Iterable[AdapterModule]) -> Settings | None:
+    """The settings, none when there are none; None when they cannot be read for each module that needs them."""
     if KEY not in metadata:
         return {}
     try:
         settings = json.loads(metadata[KEY])
     except (ValueError, RecursionError):
         return None
-    return settings if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    try:
+        for module in modules:
+            if module.algorithm in PLAIN and "alpha" not in module.parts:
+                scale(settings, module.layer)
+    except Unfit:
+        return None
+    return settings
 
 
 def component(settings: Settings, layer: str) -> str:
