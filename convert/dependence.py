@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ckptool.convert.render import expression
 from ckptool.convert.state_dict import BY_HAND, Flat
-from ckptool.convert.values import Call, Rebuilt, Storage
+from ckptool.convert.values import Blob, Call, Rebuilt, Storage, Value
 from ckptool.convert.walk import unseen
 from ckptool.errors import Refused
 
@@ -32,11 +32,22 @@ def check(calls: Iterable[Call], ours: set[int], storages: Collection[object]) -
     seen: set[int] = set()
     for call in calls:
         for value in unseen([call.function, call.args, call.kwargs], seen):
-            storage = value.storage if type(value) is Rebuilt else value
-            if id(value) in ours or (type(storage) is Storage and identity(storage) in storages):
+            if id(value) in ours or bytes_behind(value) in storages:
                 raise Refused(
                     f"its tensors could be changed by {expression(call)} at byte {call.offset:,} of the pickle", BY_HAND
                 )
+
+
+def bytes_behind(value: Value) -> object:
+    """The identity of the bytes that a value is or lies on, None when there are none to be changed."""
+    match value:
+        case Rebuilt():
+            return identity(value.storage)
+        case Storage():
+            return identity(value)
+        case Blob():
+            return id(value.record)  # arrays can lie on a bytearray
+    return None
 
 
 def identity(storage: Storage) -> object:

@@ -44,6 +44,8 @@ class Reader:
         self.nested: dict[int, tuple[Value, Value]] = {}
         self.prefix = prefix
         self.storages: dict[str, Storage] = {}
+        self.views: dict[str, tuple[Value, ...]] = {}
+        """Views of storages in legacy files by their names, which stand beside those of storages."""
         self.pickles: list[Pickle] = []
         self.depth = depth
         self.script = script
@@ -89,7 +91,9 @@ class Reader:
         width = torch_names.width_of(kind.dtype) if kind.dtype else 1
         storage = self.same(Storage(self.prefix + key, kind.dtype, count * width))
         view = pid[5] if len(pid) == 6 else None
-        return part(storage, view, width) if view is not None and isinstance(storage, Storage) else storage
+        if type(storage) is Unusable or (view is None and key not in self.views):
+            return storage
+        return self.part(storage, key, view, width)
 
     def same(self, storage: Storage) -> Storage | Unusable:
         """One dtype and one length per key: two readings of the same bytes are not both right."""
@@ -102,6 +106,23 @@ class Reader:
                 f"storage {storage.key!r:.60} is {first.nbytes:,} B of {names[0]} and {storage.nbytes:,} of {names[1]}"
             )
         return first
+
+    def part(self, storage: Storage, key: str, view: Value, width: int) -> Storage | Unusable:
+        """A legacy view of a storage: `(name, offset, count)` in elements of the whole.
+
+        Torch looks a name up among views and storages alike, and takes the first that has it.
+        """
+        if self.prefix or type(view) is not tuple or len(view) != 3 or type(view[0]) is not str:
+            return torch_names.damaged("its storage is a view that makes no sense")
+        if not all(torch_names.is_count(number) for number in view[1:]):
+            return torch_names.damaged("its storage is a view that makes no sense")
+        first = self.views.setdefault(view[0], (key, *view[1:]))
+        if first != (key, *view[1:]) or view[0] in self.storages or key in self.views:
+            return torch_names.damaged("its storage is a view whose name stands for something else as well")
+        start, size = view[1] * width, view[2] * width
+        if start + size > storage.nbytes:
+            return torch_names.damaged("its storage is a view that reaches outside the whole")
+        return Storage(storage.key, storage.dtype, size, storage.record, start)
 
     def load_from_bytes(self, data: Value = None, *_: Value) -> Value:
         """`torch.storage._load_from_bytes`: a storage as a legacy torch file inside the pickle."""
@@ -125,13 +146,3 @@ class Reader:
 def script_objects(module: str) -> Meaning | None:
     """Classes that a TorchScript archive defines live under `__torch__`; their objects are bags of attributes."""
     return torch_names.container("script") if module == "__torch__" or module.startswith("__torch__.") else None
-
-
-def part(storage: Storage, view: Value, width: int) -> Storage | Unusable:
-    """A legacy view of a storage: `(key, offset, count)` in elements of the whole."""
-    if type(view) is not tuple or len(view) != 3 or not all(torch_names.is_count(n) for n in view[1:]):
-        return torch_names.damaged("its storage is a view that makes no sense")
-    start, size = view[1] * width, view[2] * width
-    if start + size > storage.nbytes:
-        return torch_names.damaged("its storage is a view that reaches outside the whole")
-    return Storage(storage.key, storage.dtype, size, storage.record, start)

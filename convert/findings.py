@@ -71,7 +71,7 @@ def write(item: Graded, action: str) -> Finding:
         f"{level}-call" if called else f"{level}-name",
         SEVERITY[level],
         message(level, item.effect, "would be called" if called else "is named, not called"),
-        item.pickle.entry,
+        escape(item.pickle.entry),
         item.pickle.index,
         subject.offset,
         subject.opcode,
@@ -86,7 +86,7 @@ def unusable_findings(pickle: Pickle) -> Iterator[Finding]:
     for offset, tensor in pickle.unusable[:MAX_FINDINGS]:
         severity = "warning" if tensor.damaged else "note"
         text = f"a tensor that cannot be converted: {tensor.reason}"
-        yield Finding("unusable-tensor", severity, text, pickle.entry, pickle.index, offset, "REDUCE")
+        yield Finding("unusable-tensor", severity, text, escape(pickle.entry), pickle.index, offset, "REDUCE")
 
 
 def message(level: str, effect: str, what: str) -> str:

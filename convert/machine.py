@@ -186,6 +186,7 @@ class Machine:
                 stack.append(False)
                 at += 1
             elif code == 0x51 and stack:  # BINPERSID
+                self.containers += 1
                 stack[-1] = persistent(stack[-1])
                 at += 1
             elif code == 0x4D:  # BININT2

@@ -9,6 +9,7 @@ from struct import unpack
 
 from ckptool.convert.torch_names import check_view, damaged, row_major
 from ckptool.convert.values import INERT, Blob, Rebuilt, Ref, Storage, Unusable, Value
+from ckptool.errors import Malformed
 from ckptool.source import Memory, Record
 from ckptool.tensor import BITS
 
@@ -23,7 +24,7 @@ SCALARS: dict[str, str] = {
 
 
 class ArrayType:
-    """A numpy dtype: made from a code such as `f4`, its byte order given by a BUILD."""
+    """A numpy dtype: made from a code such as `f4`, its byte order given by one BUILD, before it is used."""
 
     __slots__ = ("big", "code", "settled")
 
@@ -33,8 +34,10 @@ class ArrayType:
         self.settled = False
 
     def build(self, state: Value) -> None:
-        """State is (version, byte order, …). A dtype that was used or set already must not change again."""
-        if self.settled or type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+        """State is (version, byte order, …). Raises Malformed when arrays were made with it: they would change too."""
+        if self.settled:
+            raise Malformed("a numpy dtype is given a state when it has one", "do not trust the file")
+        if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             self.code = "unknown"
         else:
             self.big = state[1] == ">"
@@ -104,10 +107,16 @@ def encode(text: Value = None, encoding: Value = "utf-8", *_: Value) -> Value:
 
 
 def make_bytes(*args: Value) -> Value:
-    """`bytes()` and `bytearray(bytes)`."""
+    """`bytes()`."""
     if not args:
         return b""
     return args[0] if type(args[0]) in (bytes, Blob) else encode(*args)
+
+
+def make_bytearray(*args: Value) -> Value:
+    """`bytearray(bytes)`: bytes with an identity, since a call that is given them could write to them."""
+    data = make_bytes(*args)
+    return Blob(Record.whole(Memory(data, "a bytearray")), text=False) if type(data) is bytes else data
 
 
 def reconstruct(kind: Value = None, *_: Value) -> Value:
@@ -155,5 +164,6 @@ FUNCTIONS: dict[tuple[str, str], Callable[..., Value]] = {
 CLASSES: dict[tuple[str, str], Callable[..., Value]] = {
     ("numpy", "dtype"): make_dtype,
     ("numpy", "ndarray"): lambda *_: damaged("a numpy array without data"),
-    **{(module, name): make_bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},
+    **{(module, "bytes"): make_bytes for module in ("builtins", "__builtin__")},
+    **{(module, "bytearray"): make_bytearray for module in ("builtins", "__builtin__")},
 }

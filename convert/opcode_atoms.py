@@ -32,10 +32,11 @@ def long_bytes(m: Machine, width: int) -> None:
 
 
 def decimal(m: Machine, text: bytes) -> int:
-    digits = text.strip()
-    if len(digits) > INT_DIGITS or not digits.removeprefix(b"-").isdigit():
+    """A number as Python writes it. Readers differ on all else: to one of them `010` is 8."""
+    digits = text.removeprefix(b"-")
+    if len(digits) > INT_DIGITS or not digits.isdigit() or (digits[:1] == b"0" and text != b"0"):
         raise m.malformed("not a decimal integer")
-    return int(digits)
+    return int(text)
 
 
 def op_int(m: Machine) -> None:

@@ -2,7 +2,7 @@
 
 from ckptool.convert.machine import Machine
 from ckptool.convert.render import atom
-from ckptool.convert.values import Call, Ref
+from ckptool.convert.values import Call, Ref, Value
 
 NAME_LIMIT = 4096
 
@@ -44,13 +44,19 @@ def op_reduce(m: Machine) -> None:
 
 def op_newobj(m: Machine) -> None:
     args = m.pop()
-    m.push(m.call(m.pop(), args, "NEWOBJ", make=True))
+    new(m, m.pop(), args, None, "NEWOBJ")
 
 
 def op_newobj_ex(m: Machine) -> None:
     kwargs = m.pop()
     args = m.pop()
-    m.push(m.call(m.pop(), args, "NEWOBJ_EX", kwargs, make=True))
+    new(m, m.pop(), args, kwargs, "NEWOBJ_EX")
+
+
+def new(m: Machine, function: Value, args: Value, kwargs: Value, opcode: str) -> None:
+    """`cls.__new__(cls, *args)`, which for dicts and sets ignores what `cls(*args)` takes: no writer gives any."""
+    known = args == () and kwargs is None
+    m.push(m.call(function, args, opcode, make=True) if known else m.described(function, args, kwargs, opcode))
 
 
 def op_build(m: Machine) -> None:
@@ -69,8 +75,10 @@ def op_build(m: Machine) -> None:
 
 
 def op_persid(m: Machine) -> None:
+    m.containers += 1
     m.push(m.names.persistent(name_line(m)))
 
 
 def op_binpersid(m: Machine) -> None:
+    m.containers += 1
     m.push(m.names.persistent(m.pop()))

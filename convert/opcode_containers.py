@@ -9,10 +9,12 @@ from ckptool.convert.values import Call, Dict, Set, Value
 
 
 def op_list(m: Machine) -> None:
+    m.containers += 1
     m.push(m.pop_mark())
 
 
 def op_tuple(m: Machine) -> None:
+    m.containers += 1
     m.push(tuple(m.pop_mark()))
 
 
@@ -42,10 +44,12 @@ def pairs_of(m: Machine, items: list[Value]) -> list[tuple[Value, Value]]:
 
 
 def op_dict(m: Machine) -> None:
+    m.containers += 1
     m.push(Dict(pairs_of(m, m.pop_mark())))
 
 
 def op_frozenset(m: Machine) -> None:
+    m.containers += 1
     m.push(Set(m.pop_mark()))
 
 

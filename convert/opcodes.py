@@ -9,6 +9,7 @@ from ckptool.convert.opcode_atoms import (
     byte_value,
     constant,
     decimal,
+    leave,
     long_bytes,
     old_string,
     op_float,
@@ -106,7 +107,7 @@ TABLE: dict[bytes, Handler] = {
     b"B": lambda m: byte_value(m, unsigned(m, 4)),
     b"C": lambda m: byte_value(m, unsigned(m, 1)),
     b"\x8e": lambda m: byte_value(m, unsigned(m, 8)),
-    b"\x96": lambda m: byte_value(m, unsigned(m, 8)),  # BYTEARRAY8: read-only here, nothing may change it
+    b"\x96": lambda m: m.push(leave(m, unsigned(m, 8), text=False)),  # BYTEARRAY8
     b"]": empty(list),
     b"l": op_list,
     b"a": op_append,

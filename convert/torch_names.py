@@ -4,6 +4,7 @@ Source: torch/_utils.py, torch/serialization.py, torch/_tensor.py and torch/csrc
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from ckptool.convert import torch_modules
 from ckptool.convert.values import (
@@ -76,6 +77,7 @@ def is_count(value: Value) -> bool:
     return type(value) is int and 0 <= value <= MAX_DIM
 
 
+@lru_cache(1024)  # a file may make the same mistake a million times
 def damaged(what: str) -> Unusable:
     return Unusable(what, "the file is damaged or forged: get another copy", damaged=True)
 
@@ -126,6 +128,8 @@ def rebuild(storage: Value, offset: Value, shape: Value, strides: Value, dtype: 
     if metadata is None and dtype.code != "F4":
         return Rebuilt(dtype.code, shape, strides, offset, storage)
     conj, neg = flag(metadata, "conj"), flag(metadata, "neg")
+    if conj is None or neg is None:
+        return damaged("it is marked in a way that no writer uses")
     if (conj and dtype.code != "C64") or (neg and dtype.code not in ("C64", "F64", "F32", "F16", "BF16")):
         return damaged(f"a {dtype.name} tensor is marked as conjugate or negated")
     if dtype.code == "F4" and (not shape or strides != row_major(shape)):
@@ -133,10 +137,12 @@ def rebuild(storage: Value, offset: Value, shape: Value, strides: Value, dtype: 
     return Rebuilt(dtype.code, shape, strides, offset, storage, conj=conj, neg=neg)
 
 
-def flag(metadata: Value, name: str) -> bool:
+def flag(metadata: Value, name: str) -> bool | None:
+    """Whether a mark is set; None where it is there with another value, for torch looks at the key alone."""
     if type(metadata) is not Dict:
         return False
-    return any(type(key) is str and key == name and value is True for key, value in metadata.pairs)
+    values = [value for key, value in metadata.pairs if type(key) is str and key == name]
+    return None if any(value is not True for value in values) else bool(values)
 
 
 def rebuild_tensor(
@@ -181,7 +187,9 @@ def rebuild_parameter(
 def sets_tensor(state: Value) -> bool:
     """Torch sets each entry of a state as an attribute, and some attributes write to the tensor."""
     parts = state if type(state) is tuple else (state,)
-    pairs = [pair for part in parts if type(part) is Dict for pair in part.pairs]
+    if any(part is not None and type(part) is not Dict for part in parts):
+        return True  # its entries are not known
+    pairs = [pair for part in parts if part is not None for pair in part.pairs]
     return any(
         type(key) is not str or key in WRITING or type(value) in (Rebuilt, Unusable, Storage) for key, value in pairs
     )
@@ -247,6 +255,7 @@ FUNCTIONS: dict[tuple[str, str], Callable[..., Value]] = {
     **REBUILDERS,
     ("torch._tensor", "_rebuild_from_type_v2"): rebuild_from_type,
     ("torch._tensor", "_rebuild_from_type"): rebuild_from_type,
+    ("torch.tensor", "_rebuild_from_type"): rebuild_from_type,  # torch 1.7 and 1.8
     # TorchScript's typed lists: the value is the list itself.
     ("torch.jit._pickle", "restore_type_tag"): lambda value=None, *_: value,
     **{

@@ -4,6 +4,7 @@ Source: torch/serialization.py (`_save`, `_load`) and caffe2/serialize/inline_co
 """
 
 from ckptool.convert.archive import LOCAL, Archive, read_archive
+from ckptool.convert.archive_directory import ODD
 from ckptool.convert.contents import Contents
 from ckptool.convert.examine import Pickle, Reader
 from ckptool.convert.inflate import MAX_PICKLE, readable
@@ -14,6 +15,8 @@ from ckptool.source import Bytes, Record
 from ckptool.tensor import Finding
 from ckptool.text import escape, size
 
+OWN_NAMES = frozenset({"data.pkl", "constants.pkl", "byteorder"})
+"""Records that say how the others are read. Torch's zip reader ignores case."""
 PICKLE_ENDINGS = (".pkl", ".pickle")
 REPACK = "load it with the program that wrote it and save a plain state dict"
 
@@ -47,6 +50,9 @@ def read_zip(source: Bytes) -> Contents:
 def check_kind(source: Bytes, archive: Archive) -> None:
     """Name what is a zip, but no torch archive that can be read."""
     records = archive.records
+    for name in OWN_NAMES & {name.lower() for name in records}:
+        if name not in records:
+            raise Malformed(f"{source.label}: an entry that torch takes for {name} is spelled otherwise", ODD)
     if "data.pkl" in records and any(name.startswith(".data/extern_modules") for name in records):
         raise NotACheckpoint(f"{source.label}: a torch.package archive, which holds code", REPACK)
     if "data.pkl" in records:
@@ -108,7 +114,7 @@ def trailing(reader: Reader, record: Record, done: Pickle) -> tuple[Finding, Pic
     count = record.size - done.end
     extra = reader.run(record, done.end, done.entry, done.index + 1)
     text = f"{count:,} bytes follow the end of the pickle"
-    finding = Finding("trailing-data", "note", text, done.entry, done.index, done.end, action="dropped")
+    finding = Finding("trailing-data", "note", text, escape(done.entry), done.index, done.end, action="dropped")
     if extra.error is None or extra.calls:
         return finding, extra
     reader.pickles.remove(extra)

@@ -141,7 +141,7 @@ class Record:
 
     @property
     def label(self) -> str:
-        return f"{self.source.label}: {self.name}" if self.name else self.source.label
+        return f"{self.source.label}: {escape(self.name, 80)}" if self.name else self.source.label
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, both counted inside the record."""
