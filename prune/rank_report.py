@@ -36,29 +36,38 @@ def rank_lines(report: Report, verbose: bool) -> Iterator[str]:
     if "ranks" not in report:
         return
     ranks, modules = report["ranks"], report["rank"]
-    lowered = {name: item for name, item in modules.items() if item["to"] != item["from"] or item["relative_error"]}
-    of_all = f"{plural(len(lowered), 'module')} of {len(modules):,} changed"
-    yield f"  rank: {span(ranks['from'])} -> {span(ranks['to'])}, {of_all}"
-    if lowered:
+    changed = {name: item for name, item in modules.items() if item["to"] != item["from"] or item["relative_error"]}
+    if changed:
+        of_all = f"{plural(len(changed), 'module')} of {len(modules) + len(ranks['untouched']):,} changed"
+        yield f"  rank: {span(ranks['from'])} -> {span(ranks['to'])}, {of_all}"
         yield (
             f"  tensors: {size(ranks['bytes_before'])} -> {size(ranks['bytes_after'])}; "
             f"the update that lost most is off by {ranks['worst_relative_error']:.2%}"
         )
+    else:
+        yield "  rank: no module changed"
     if ranks["dora_scale_kept"]:
         yield (
             f"  dora_scale kept in {plural(ranks['dora_scale_kept'], 'module')}: "
             "the norm that it stands for moves with what the update lost"
         )
-    by_error = sorted(lowered.items(), key=lambda item: -item[1]["relative_error"])
+    by_error = sorted(changed.items(), key=lambda item: -item[1]["relative_error"])
     for name, item in by_error if verbose else ():
         yield f"    {escape(name)}: {item['from']} -> {item['to']}, off by {item['relative_error']:.2%}"
-    untouched = ranks["untouched"]
-    if untouched:
-        yield f"  rank not lowered: {plural(len(untouched), 'module')}"
-    for item in untouched if verbose else untouched[:SHOWN]:
-        yield f"    {escape(item['name'])}: {escape(item['reason'], 400)}"
-    for line in more(len(untouched), verbose):
-        yield f"    {line}"
+    yield from untouched_lines(ranks["untouched"], verbose)
+
+
+def untouched_lines(untouched: list[Report], verbose: bool) -> Iterator[str]:
+    """The modules that stay, by reason; each of them when all is asked for."""
+    by_reason: dict[str, list[str]] = {}
+    for item in untouched:
+        by_reason.setdefault(item["reason"], []).append(item["name"])
+    for reason, names in list(by_reason.items())[: None if verbose else SHOWN]:
+        yield f"  rank not lowered in {plural(len(names), 'module')}: {escape(reason, 400)}"
+        for name in names if verbose else names[:1]:
+            yield f"    {escape(name)}"
+    for line in more(len(by_reason), verbose):
+        yield f"  {line}"
 
 
 def span(ranks: list[int]) -> str:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ckptool.errors import Refused, UsageError
 from ckptool.prune.rank import RankStep, rank_lines
+from tests.convert.converting import ckptool
 from tests.prune.ranks import KOHYA, PEFT, Tensors, best, done, done_file, lora, random, relative, update, with_values
 
 VALUES = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625]
@@ -314,3 +316,27 @@ def test_lines_name_the_worst_module_first(tmp_path: Path) -> None:
     assert lines[0] == "  rank: 3 -> 1, 2 modules of 2 changed"
     assert lines[2].startswith("    bad\\x1b: 3 -> 1, off by 75.")
     assert lines[3].startswith("    good: 3 -> 1")
+
+
+def test_lines_give_each_reason_once(tmp_path: Path) -> None:
+    tensors = {f"n{number}.w_norm": random(4) for number in range(30)} | lora("x", random(9, 2), random(2, 9), 1.0)
+    report = done(tmp_path, tensors, rank=2).report
+    assert list(rank_lines(report, False)) == [
+        "  rank: no module changed",
+        "  rank not lowered in 30 modules: norm has no rank that can be lowered",
+        "    n0",
+    ]
+    assert len(list(rank_lines(report, True))) == 32
+
+
+def test_the_command_reports_ranks(tmp_path: Path) -> None:
+    save_file(
+        {n: t.contiguous() for n, t in lora("x", *with_values(VALUES, 96, 64), 8.0).items()}, tmp_path / "x.safetensors"
+    )
+    ran = ckptool("prune", tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--rank", "3", "--json")
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    assert report["rank"]["x"]["to"] == 3
+    assert report["rank"]["x"]["energy"] == pytest.approx(84 / 85.33203125)
+    assert report["ranks"]["bytes_after"] < report["ranks"]["bytes_before"]
+    assert load_file(tmp_path / "y.safetensors")["x.lora_up.weight"].shape == (96, 3)
