@@ -18,6 +18,7 @@ from ckptool.quantize.weights import is_linear, scale_name, scaled_prefix
 from ckptool.tensor import Cast, Inline, Plan, Tensor
 from ckptool.text import escape, plural
 
+MODELS = frozenset({"checkpoint", "unet", "unknown"})
 SMALLEST_SCALE = float.fromhex("0x1p-126")
 
 
@@ -47,7 +48,7 @@ class Casting:
     def scales(self) -> dict[str, float]:
         """The scale of each weight that has one: its largest value becomes the largest of the format."""
         for index, choice in enumerate(self.choices):
-            if choice.to == self.settings.to and not self.is_scaled(choice) and self.component(choice) == "unet":
+            if choice.to == self.settings.to and not self.is_scaled(choice) and self.is_diffusion(choice):
                 to = "F16" if self.settings.rest == "f16" and choice.tensor.dtype in ("F32", "F64") else None
                 self.choices[index] = replace(choice, to=to, reason="" if to else "ComfyUI reads no scale of it")
         weights = [choice.tensor for choice in self.choices if self.is_scaled(choice)]
@@ -56,10 +57,11 @@ class Casting:
         return {name: scale_of(extreme, into.maximum) for name, extreme in extremes(weights, into.limit).items()}
 
     def is_scaled(self, choice: Choice) -> bool:
-        return choice.to == self.settings.to and self.component(choice) == "unet" and is_linear(choice.tensor)
+        return choice.to == self.settings.to and self.is_diffusion(choice) and is_linear(choice.tensor)
 
-    def component(self, choice: Choice) -> str:
-        return component_of(choice.tensor.name, self.kind)
+    def is_diffusion(self, choice: Choice) -> bool:
+        """Whether it is a part of a diffusion model itself: an adapter's tensors only change one."""
+        return self.kind in MODELS and component_of(choice.tensor.name, self.kind) == "unet"
 
     def look(self, scales: dict[str, float]) -> None:
         """Find every tensor with values beyond the range, and keep it or refuse the file."""

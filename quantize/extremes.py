@@ -32,8 +32,10 @@ def extremes(tensors: Iterable[Tensor], limit: float) -> dict[str, Extreme]:
     groups: dict[object, list[Tensor]] = {}
     for tensor in tensors:
         base = base_of(tensor.data)
-        packed = not isinstance(base, Inline) and base.record.packed is not None
-        groups.setdefault((id(base.record.source), base.record.offset) if packed else id(tensor), []).append(tensor)
+        key: object = id(tensor)
+        if not isinstance(base, Inline) and base.record.packed is not None:
+            key = (id(base.record.source), base.record.offset)
+        groups.setdefault(key, []).append(tensor)
     with ThreadPoolExecutor(crew_size()) as pool:
         found = pool.map(lambda group: of_group(group, limit), groups.values())
         return {name: extreme for part in found for name, extreme in part.items()}

@@ -13,8 +13,15 @@ from ckptool.words import more
 
 NAMED = 4
 """Names that stand for a group of tensors."""
-LOST = 0.01
-"""A share of values that became zero which is worth a word."""
+GROUPS = 10
+# What became of values that are not ordinary.
+WORDS: dict[str, str] = {
+    "overflowed": "beyond the range, now the largest there is",
+    "underflowed": "too small, now zero",
+    "subnormal": "so small that digits were lost",
+    "nan": "NaN, as before",
+    "inf": "infinite before",
+}
 
 
 def figures(casting: Casting, plan: Plan) -> Report:
@@ -79,18 +86,12 @@ def measured(cast: list[Report]) -> Iterator[str]:
     """The worst error, and what became of values that are not ordinary."""
     worst = max(cast, key=lambda item: item["relative_error"])
     yield f"  worst relative error: {worst['relative_error']:.2g} in {escape(worst['name'])}"
-    for key, words in (
-        ("overflowed", "were beyond the range and are the largest there is"),
-        ("underflowed", "became zero"),
-        ("subnormal", "are so small that they lost precision (subnormal)"),
-        ("nan", "are NaN, as before"),
-        ("inf", "were infinite"),
-    ):
-        if total := sum(item[key] for item in cast):
-            touched = [item for item in cast if item[key]]
-            most = max(touched, key=lambda item: item[key])
-            where = f"{plural(len(touched), 'tensor')}, most in {escape(most['name'])}"
-            yield f"  {plural(total, 'value')} {words}: {where}"
+    for key, words in WORDS.items():
+        touched = [item for item in cast if item[key]]
+        if touched:
+            total = plural(sum(item[key] for item in touched), "value")
+            most = escape(max(touched, key=lambda item: item[key])["name"])
+            yield f"  {words}: {total} in {plural(len(touched), 'tensor')}, most in {most}"
 
 
 def kept(items: list[Report], verbose: bool) -> Iterator[str]:
@@ -100,7 +101,7 @@ def kept(items: list[Report], verbose: bool) -> Iterator[str]:
         groups.setdefault(item["reason"], []).append(escape(item["name"]))
     if items:
         yield f"  left as they are: {plural(len(items), 'tensor')}"
-    shown = list(groups.items()) if verbose else list(groups.items())[:10]
+    shown = list(groups.items()) if verbose else list(groups.items())[:GROUPS]
     for reason, names in shown:
         first = names if verbose else names[:NAMED]
         yield f"    {escape(reason)}: {', '.join(first)}{', …' if len(first) < len(names) else ''}"

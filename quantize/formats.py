@@ -1,6 +1,10 @@
 """The narrow formats as data: their bits, their range, and what stands for infinity and for NaN."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Name = Literal["float64", "float32", "float16", "bfloat16", "float8_e4m3", "float8_e5m2"]
+"""What numkong calls a dtype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,8 +13,7 @@ class Format:
 
     name: str
     """A key of tensor.BITS."""
-    kernel: str
-    """Its name in numkong."""
+    kernel: Name
     codes: str
     """Its bits, as a numpy dtype."""
     sign: int
@@ -45,6 +48,6 @@ FORMATS: dict[str, Format] = {
 }  # fmt: skip
 
 # What is read as a number and cast: with its name in numkong and as a numpy dtype of its bits.
-SOURCES: dict[str, tuple[str, str]] = {
+SOURCES: dict[str, tuple[Name, str]] = {
     "F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<u2"), "BF16": ("bfloat16", "<u2"),
 }  # fmt: skip

@@ -5,9 +5,10 @@ A piece is worked on while it is in the core's own cache. Every call that passes
 
 import threading
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
-from ckptool.quantize.formats import FORMATS, SOURCES, Format
+from ckptool.quantize.formats import FORMATS, SOURCES, Format, Name
 from ckptool.quantize.tally import Counts, Tally
 
 STEP = 1 << 19
@@ -98,7 +99,7 @@ def scratch(name: str, dtype: str, count: int) -> Any:
     return held[:count]
 
 
-def astype(source: Any, dtype: str, target: Any, to: str) -> None:
+def astype(source: Any, dtype: Name, target: Any, to: Name) -> None:
     """Cast contiguous elements of numkong's `dtype` into `target`."""
     import numkong
 
@@ -106,7 +107,7 @@ def astype(source: Any, dtype: str, target: Any, to: str) -> None:
         numkong.astype(tensor(source, dtype), to, out=tensor(target, to))
 
 
-def tensor(array: Any, dtype: str) -> Any:
+def tensor(array: Any, dtype: Name) -> Any:
     import numkong
 
     return numkong.from_pointer(array.__array_interface__["data"][0], array.shape, dtype, owner=array)
@@ -205,9 +206,9 @@ def norm(values: Any) -> float:
 
     square = float(dot(values))
     if SMALLEST_SUM < square < LARGEST_SUM:
-        return square**0.5
+        return sqrt(square)
     largest = float(numpy.abs(values).max(initial=0))
     if largest == 0.0:
         return 0.0
     shares = values.astype("<f8") / largest
-    return largest * float(dot(shares)) ** 0.5
+    return largest * sqrt(float(dot(shares)))

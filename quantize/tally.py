@@ -3,7 +3,7 @@
 import sys
 import threading
 from dataclasses import dataclass, field
-from math import hypot
+from math import hypot, sqrt
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Tally:
         passes = max(1, seen // self.size) if self.size else 1
 
         def count(name: str) -> int:
-            return sum(getattr(part, name) for part in self.parts) // passes
+            return sum(int(getattr(part, name)) for part in self.parts) // passes
 
         return Counts(
             elements=seen // passes,
@@ -68,7 +68,8 @@ class Tally:
 
     def norm(self, name: str, passes: int) -> float:
         """The norm over all parts, sorted so that the sum does not depend on which thread was first."""
-        whole = hypot(*sorted(getattr(part, name) for part in self.parts)) / passes**0.5
+        parts: list[float] = sorted(getattr(part, name) for part in self.parts)
+        whole = hypot(*parts) / sqrt(passes)
         return min(whole, sys.float_info.max)
 
     def relative_error(self) -> float:
