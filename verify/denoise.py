@@ -1,0 +1,205 @@
+"""The reference denoise step: both files through the same networks, on the same seeded inputs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf, nan, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptool.identify.identify import identify
+from ckptool.tensor import Plan
+from ckptool.verify.configs import Unknown
+from ckptool.verify.ldm_extra import Weights, components_of
+from ckptool.verify.metrics import Figures, figures
+from ckptool.verify.networks import Network, build
+from ckptool.verify.probe import Probe, activations
+from ckptool.verify.steps import Inputs, Output, run_text, run_unet, run_vae
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL = 1 << 24
+"""Parameters below which threads wait for each other longer than they compute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be chosen; the same settings give the same figures."""
+
+    steps: int = 4
+    size: int = 32
+    """Rows and columns of the latent."""
+    seed: int = 0
+    device: str = "cpu"
+    base: Path | None = None
+    """The checkpoint that an addon is applied to; without one, a seeded one of the right architecture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One output of a component, held against the original's."""
+
+    name: str
+    """t=999 …, encode, decode, last, pooled …"""
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ComponentResult:
+    """What one component of the two files was found to do."""
+
+    max_abs: float
+    relative_l2: float
+    psnr: float
+    cosine: float
+    steps: tuple[Step, ...] = ()
+    blocks: tuple[tuple[str, float], ...] = ()
+    """Block by block in the order that they run, at the first step: relative error."""
+    activations: tuple[tuple[str, float], ...] = ()
+    """Each layer by the original's name with its largest absolute value at F32, over all steps and both files."""
+    original: Any = None
+    """A numpy array: the denoised latent, the decoded picture, the encoded text."""
+    candidate: Any = None
+    skipped: str | None = None
+    """Why it was not run; then the figures are NaN."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """What had to be chosen for this component."""
+
+    @property
+    def parted(self) -> str | None:
+        """The first block where the two are not equal."""
+        return next((name for name, error in self.blocks if error), None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """One component of one file, ready to run."""
+
+    weights: Weights
+    prepare: Callable[[Network], None] | None = None
+    """What an addon does to the network beside its weights."""
+    residuals: Callable[[], Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What a run left."""
+
+    outputs: tuple[Output, ...]
+    blocks: "dict[str, torch.Tensor]"
+    largest: dict[str, float]
+    groups: int
+
+
+RUN: dict[str, Callable[[Network, Inputs], Iterator[Output]]] = {
+    "unet": run_unet,
+    "vae": run_vae,
+    "text_encoder": run_text,
+    "text_encoder_2": run_text,
+}
+Tell = Callable[[str], None]
+
+
+def quietly(_: str) -> None:
+    """Nobody watches the progress."""
+
+
+def denoise(original: Plan, candidate: Plan, settings: Settings, tell: Tell = quietly) -> dict[str, ComponentResult]:
+    """Every component that both files have; `tell` hears of each output as it is there.
+
+    A component of an architecture that cannot be built is there too, skipped with the reason.
+    """
+    inputs = inputs_of(original, settings)
+    ours, theirs = sides(original), sides(candidate)
+    shared = [name for name in ours if name in theirs]
+    return {name: compare(name, ours[name], theirs[name], inputs, tell) for name in shared}
+
+
+def sides(plan: Plan) -> dict[str, Side]:
+    return {name: Side(weights) for name, weights in components_of(plan).items()}
+
+
+def inputs_of(plan: Plan, settings: Settings) -> Inputs:
+    identity = identify(plan)
+    prediction = identity.prediction.type or "epsilon"
+    return Inputs(settings.steps, settings.size, settings.seed, settings.device, prediction, identity.base)
+
+
+def compare(component: str, ours: Side, theirs: Side, inputs: Inputs, tell: Tell = quietly) -> ComponentResult:
+    """Run the original, then the candidate, one network in memory at a time."""
+    try:
+        first = run(component, ours, inputs, tell)
+    except Unknown as error:
+        return ComponentResult(nan, nan, nan, nan, skipped=f"the original: {error}")
+    try:
+        second = run(component, theirs, inputs, tell)
+    except Unknown as error:
+        return ComponentResult(inf, inf, -inf, 0.0, skipped=f"the candidate: {error}")
+    return held(first, second, ours.weights, inputs)
+
+
+def run(component: str, side: Side, inputs: Inputs, tell: Tell = quietly) -> Trace:
+    """All outputs of a component. Raises Unknown."""
+    import torch
+
+    small = sum(prod(weight.shape) for weight in side.weights.values()) < SMALL
+    with torch.inference_mode(), exactly(1 if small else torch.get_num_threads()):
+        network = build(component, side.weights, inputs.device)
+        if side.prepare:
+            side.prepare(network)
+        probe = Probe(network)
+        outputs = []
+        for output in RUN[component](network, inputs):
+            outputs.append(replace(output, values=output.values.detach().float().cpu()))
+            tell(component)
+        network.maps.check_unchanged()
+        return Trace(tuple(outputs), probe.blocks, probe.largest, network.config.groups)
+
+
+@contextmanager
+def exactly(threads: int) -> Iterator[None]:
+    """F32 as it is written, the same at every run: no TF32, no choice of kernels by their speed."""
+    import torch
+
+    deep: Any = torch.backends.cudnn
+    pool = torch.get_num_threads()
+    before = (torch.get_float32_matmul_precision(), deep.allow_tf32, deep.benchmark, deep.deterministic)
+    torch.set_float32_matmul_precision("highest")
+    deep.allow_tf32, deep.benchmark, deep.deterministic = False, False, True
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(pool)
+        torch.set_float32_matmul_precision(before[0])
+        deep.allow_tf32, deep.benchmark, deep.deterministic = before[1:]
+
+
+def held(first: Trace, second: Trace, weights: Weights, inputs: Inputs) -> ComponentResult:
+    """The candidate's run against the original's."""
+    pairs = list(zip(first.outputs, second.outputs, strict=True))
+    # The last latent is what all predictions made of it: shown, and no prediction of its own.
+    counted = [pair for pair in pairs if pair[0].name != "latent"]
+    whole = figures((a.values, b.values) for a, b in counted)
+    largest = {
+        name: max(value, second.largest.get(name, 0.0)) for name, value in {**second.largest, **first.largest}.items()
+    }
+    shown = pairs[1][0].name if pairs[0][0].name == "encode" else pairs[-1][0].name
+    one, two = next((a, b) for a, b in pairs if a.name == shown)
+    return ComponentResult(
+        whole.max_abs,
+        whole.relative_l2,
+        whole.psnr,
+        whole.cosine,
+        tuple(Step(a.name, figures([(a.values, b.values)])) for a, b in pairs),
+        tuple((name, block_error(first.blocks[name], second.blocks.get(name))) for name in first.blocks),
+        activations(largest, weights),
+        one.values.numpy(),
+        two.values.numpy(),
+        settings=(("prediction", inputs.prediction), ("norm groups", str(first.groups))),
+    )
+
+
+def block_error(one: "torch.Tensor", two: "torch.Tensor | None") -> float:
+    return inf if two is None or one.shape != two.shape else figures([(one, two)]).relative_l2
