@@ -10,7 +10,7 @@ from ckptool.identify.components import adapted
 from ckptool.identify.families import DEEP, UNET_BASES, UNETS, Place, title
 from ckptool.identify.identity import AMBIGUOUS
 from ckptool.identify.names import shown
-from ckptool.identify.signs import STRUCTURE, WIDTH, WRAPPER, Decision, Sign, decide
+from ckptool.identify.signs import STRUCTURE, WIDTH, WRAPPER, Decision, Sign, decide, open_to
 from ckptool.tensor import Tensor
 
 # Parts of module names, dots written as underscores, that only the adapters of one family have; first match wins.
@@ -39,7 +39,7 @@ ENCODERS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
 )
 ENCODER_WIDTHS: dict[int, frozenset[str]] = {768: frozenset({"sd1", "sdxl"}), 1024: frozenset({"sd2"})}
 LAYER = re.compile(r"_layers_(\d{1,3})_")
-ONLY_MODULES = frozenset({"sd1", "sd2", "sdxl"})
+ADAPTED_BASES = ("sd1", "sd2", "sdxl")
 """What there are adapters of: nobody trains any for the refiner."""
 
 
@@ -76,7 +76,7 @@ def base_of(modules: dict[str, AdapterModule]) -> Decision:
     signs = [*cross_signs(crosses), *unet_signs(layers), *encoder_signs(layers)]
     decision = decide(signs, UNET_BASES)
     if crosses or any(layer.encoder or (layer.seen and layer.seen.layer == "attn2_to_k") for layer in layers):
-        return decision
+        return open_to(decision, ADAPTED_BASES)
     return without_text(decision, layers)
 
 
@@ -90,9 +90,9 @@ def without_text(decision: Decision, layers: list[Layer]) -> Decision:
         return replace(decision, base="sdxl", candidates=(), evidence=(f"{evidence_of(deep)}: only SDXL is so deep",))
     if not any(layer.seen or "_blocks_" in layer.name or "mid_block" in layer.name for layer in layers):
         return decision
-    candidates = tuple(base for base in decision.candidates if base in ONLY_MODULES)
+    candidates = tuple(base for base in decision.candidates if base in ADAPTED_BASES)
     if len(candidates) < 2:
-        candidates = tuple(base for base in UNET_BASES if base in ONLY_MODULES)
+        candidates = ADAPTED_BASES
     why = "no module of attn2 or of a text encoder, and no transformer block after the second: several bases have those"
     return replace(decision, base=AMBIGUOUS, candidates=candidates, evidence=(*decision.evidence, why))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ckptool.identify.families import TITLES, UNET_BASES, UNETS, Place
-from ckptool.identify.signs import RATIO, STRUCTURE, WIDTH, Sign
+from ckptool.identify.signs import PLACE, RATIO, STRUCTURE, WIDTH, Sign
 
 MAX_NAME = 400
 """Characters; a longer name is no layer's."""
@@ -107,10 +107,10 @@ def place_signs(seen: dict[Place, str], depth: int, whole: bool, deepest: str) -
     for place, evidence in seen.items():
         says = frozenset(base for base, unet in UNETS.items() if place in unet.attends)
         if len(says) < len(UNETS):
-            yield Sign(STRUCTURE, says, f"{evidence}: attention there as in {titles(says)}")
+            yield Sign(PLACE, says, f"{evidence}: attention there as in {titles(says)}")
     if whole and seen and ("down", 0) not in seen:
         says = frozenset(base for base, unet in UNETS.items() if ("down", 0) not in unet.attends)
-        yield Sign(STRUCTURE, says, f"no attention in the first level, as in {titles(says)}")
+        yield Sign(PLACE, says, f"no attention in the first level, as in {titles(says)}")
     if depth >= 1:
         says = frozenset(base for base, unet in UNETS.items() if unet.depth > depth)
         yield Sign(STRUCTURE, says, f"{deepest}: transformer block {depth}, {titles(says)}")

@@ -7,7 +7,7 @@ from ckptool.identify.families import CONTROL_RULE, UNET_BASES, Place, title
 from ckptool.identify.names import Names, shown
 from ckptool.identify.network import look, unet_signs
 from ckptool.identify.rules import Rule, has_all, has_any
-from ckptool.identify.signs import STRUCTURE, Decision, Sign, decide
+from ckptool.identify.signs import STRUCTURE, Decision, Sign, decide, open_to
 
 PREFIXES = ("control_model.", "controlnet.", "")
 CONTROL_LORA = "lora_controlnet"
@@ -74,7 +74,7 @@ def control_net(prefix: str, inner: Names) -> Decision:
         found = rule(inner)
         if found:
             return Decision(base, (), (f"{prefix}{found}: a ControlNet of {title(base)}",))
-    return decide(unet_signs(inner, look(inner), whole=False), UNET_BASES)
+    return open_to(decide(unet_signs(inner, look(inner), whole=False), UNET_BASES), UNET_BASES)
 
 
 def lllite(names: Names) -> Decision:

@@ -6,7 +6,7 @@ after them each have names that no other has (FAMILIES, first match wins).
 
 from dataclasses import dataclass
 
-from ckptool.identify.rules import Rule, has_all, has_any, lacks
+from ckptool.identify.rules import Rule, contains, has_all, has_any, lacks
 
 BASES = (
     "sd1", "sd2", "sdxl", "sdxl-refiner", "svd", "sd3", "flux", "flux2", "chroma", "auraflow", "hunyuan-dit",
@@ -77,13 +77,13 @@ class Family:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("svd", has_any("input_blocks.1.1.time_stack.0.attn2.to_k.weight", "input_blocks.1.1.time_mixer.mix_factor",
-                          "down_blocks.0.attentions.0.time_mixer.mix_factor")),
+    Family("svd", contains(".time_stack.", ".time_mixer.")),
     # Before Flux, whose block names these keep.
     Family("flux2", has_any("double_stream_modulation_img.lin.weight", "double_stream_modulation_img.linear.weight")),
-    Family("chroma", has_all("distilled_guidance_layer.", has_any("double_blocks.0.", "transformer_blocks.0."))),
+    Family("chroma", has_all("distilled_guidance_layer.")),
     Family("hunyuan-video", has_any("txt_in.individual_token_refiner.", "context_embedder.token_refiner.")),
     Family("flux", has_any("double_blocks.0.img_attn.norm.key_norm.scale",
+                           "double_blocks.0.img_attn.norm.key_norm.weight",
                            has_all("single_transformer_blocks.0.", "x_embedder.weight",
                                    "time_text_embed.timestep_embedder.linear_1.weight"))),
     Family("sd3", has_any("joint_blocks.0.context_block.attn.qkv.weight",
@@ -94,14 +94,14 @@ FAMILIES: tuple[Family, ...] = (
                                   has_all("text_embedder.linear_1.weight", "blocks.0.attn2.to_k.weight",
                                           "text_embedding_padding"))),
     # LTX-Video has the same time embedding, but no patches of an image.
-    Family("pixart", has_any(has_all("t_block.1.weight", "y_embedder.y_embedding"),
+    Family("pixart", has_any(has_all("t_block.1.weight", "y_embedder."),
                              has_all("adaln_single.emb.timestep_embedder.linear_1.bias", "pos_embed.proj.weight"))),
     Family("ltxv", has_all("adaln_single.emb.timestep_embedder.linear_1.bias")),
     Family("z-image", has_all("cap_embedder.1.weight", "context_refiner.0.", "cap_pad_token")),
     Family("lumina2", has_any(has_all("cap_embedder.1.weight", "context_refiner.0."),
                               has_all("time_caption_embed.caption_embedder.1.weight", "context_refiner.0."))),
     Family("hidream", has_any("caption_projection.0.linear.weight")),
-    Family("qwen-image", has_all("transformer_blocks.0.img_mod.1.weight")),
+    Family("qwen-image", has_any("transformer_blocks.0.img_mod.1.weight")),
     Family("wan", has_any(has_all("blocks.0.self_attn.norm_q.weight", "head.modulation"),
                           has_all("condition_embedder.text_embedder.linear_1.weight", "scale_shift_table",
                                   "blocks.0.attn1.norm_q.weight"))),
@@ -109,9 +109,11 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 
 UNET_RULE: Rule = has_any(
-    has_all(has_any("input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight"), "time_embed.0.weight"),
-    has_all("conv_in.weight", "time_embedding.linear_1.weight"),
-)
+    "input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight",
+    "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+    "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+    has_all("conv_in.weight", has_any("time_embedding.linear_1.weight", "down_blocks.")),
+)  # fmt: skip
 """Any UNet of Stable Diffusion, in the LDM layout or in that of diffusers."""
 
 CONTROL_RULE: Rule = has_any(

@@ -18,7 +18,7 @@ from ckptool.identify.families import (
 )
 from ckptool.identify.names import Names, shown
 from ckptool.identify.rules import holds
-from ckptool.identify.signs import RATIO, STRUCTURE, WIDTH, WRAPPER, Decision, Sign, decide
+from ckptool.identify.signs import RATIO, STRUCTURE, WIDTH, WRAPPER, Decision, Sign, decide, open_to
 from ckptool.identify.variants import family_variant
 from ckptool.tensor import Tensor
 
@@ -73,7 +73,7 @@ def unet(prefix: str, inner: Names, outer: Names) -> Network:
         return Network(prefix, inner, Decision("sd2", (), (evidence,)), "upscaler", inputs)
     view = look(inner)
     signs = [*unet_signs(inner, view), *encoder_signs(outer)]
-    decision = decide(signs, UNET_BASES)
+    decision = open_to(decide(signs, UNET_BASES), UNET_BASES)
     variant, why = unet_variant(decision.base, inner, view, conv, inputs)
     more = Decision(decision.base, decision.candidates, (*decision.evidence, *why), decision.problems)
     return Network(prefix, inner, more, variant, inputs)
@@ -130,9 +130,6 @@ def unet_signs(names: Names, view: View, whole: bool = True) -> Iterator[Sign]:
     label = next((names.tensors[name] for name in LABELS if name in names.tensors), None)
     if label is not None:
         yield from label_signs(label)
-    elif whole and view.places:
-        says = frozenset(base for base, row in UNETS.items() if row.label is None)
-        yield Sign(STRUCTURE, says, f"no label embedding, as in {titles(says)}")
 
 
 def label_signs(label: Tensor) -> Iterator[Sign]:

@@ -36,12 +36,11 @@ def lacks(*parts: str | Rule) -> Rule:
     return rule
 
 
-def width(name: str, axis: int, *sizes: int) -> Rule:
-    """The tensor is there and has one of these sizes along an axis."""
+def contains(*parts: str) -> Rule:
+    """Some name has one of these inside."""
 
     def rule(names: Names) -> str | None:
-        shape = names.shape(name)
-        return name if len(shape) > axis and shape[axis] in sizes else None
+        return next((name for name in names.tensors if any(part in name for part in parts)), None)
 
     return rule
 

@@ -1,13 +1,15 @@
 """Signs of an architecture, and what follows from all of them together."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptool.identify.identity import AMBIGUOUS
 
 # The order in which signs count. A width as published says it all, unless the whole network is scaled down: then widths
 # stand to each other as published, and a single one that looks like another network's means nothing.
-WIDTH, RATIO, STRUCTURE, WRAPPER = "width", "ratio", "structure", "wrapper"
+# What stands where is the weakest: a network cut down to two levels has attention in other places than it was published
+# with, but the same layers.
+WIDTH, RATIO, STRUCTURE, WRAPPER, PLACE = "width", "ratio", "structure", "wrapper", "place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,18 @@ def decide(signs: Iterable[Sign], order: tuple[str, ...]) -> Decision:
     evidence = tuple(sign.evidence for sign in signs)
     if not inner:
         return conflict(signs, order, evidence)
-    left = narrowed(signs, outer) if outer else frozenset()
+    left = narrowed(signs, (outer & allowed(signs, order, PLACE)) or outer) if outer else frozenset()
     if not left:
         return conflict(signs, order, evidence)
     candidates = tuple(base for base in order if base in left)
     if len(candidates) > 1:
         return Decision(AMBIGUOUS, candidates, evidence)
     return Decision(candidates[0], (), tuple(sign.evidence for sign in signs if candidates[0] in sign.says))
+
+
+def open_to(decision: Decision, order: tuple[str, ...]) -> Decision:
+    """`ambiguous` among all of `order` in place of no answer: the layers are theirs, and nothing tells them apart."""
+    return replace(decision, base=AMBIGUOUS, candidates=order) if decision.base is None else decision
 
 
 def allowed(signs: list[Sign], order: tuple[str, ...], strength: str) -> frozenset[str]:
