@@ -14,6 +14,7 @@ ROLES: dict[str, str] = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_A": "down", "lora_B": "up", "lora_B.bias": "bias",
     "lora_embedding_A": "down", "lora_embedding_B": "up",
     "lora.down.weight": "down", "lora.up.weight": "up",
+    "lora.alpha": "alpha", "lora_linear_layer.alpha": "alpha",
     "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
     "lora_conv_layer.down.weight": "down", "lora_conv_layer.up.weight": "up",
     "alpha": "alpha", "dora_scale": "dora_scale",
@@ -139,8 +140,8 @@ def place_of(name: str) -> tuple[str, str, str, str] | None:
         if len(pieces) > count and ending in ROLES:
             return ".".join(pieces[:-count]), "", ROLES[ending], style_of(ending)
     if len(pieces) > 2 and pieces[-1] == "weight":
-        # unet.….attn1.processor.to_q_lora.up.weight
-        if pieces[-2] in ("up", "down") and pieces[-3].endswith("_lora"):
+        # unet.….attn1.processor.to_q_lora.up.weight, double_blocks.0.processor.proj_lora1.up.weight
+        if pieces[-2] in ("up", "down") and pieces[-3].endswith(("_lora", "_lora1", "_lora2")):
             return ".".join(pieces[:-2]).removesuffix("_lora"), "", pieces[-2], DIFFUSERS
         # base_model.model.….lora_A.default.weight
         if len(pieces) > 3 and f"{pieces[-3]}.weight" in ROLES and pieces[-3].startswith("lora_"):

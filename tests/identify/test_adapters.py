@@ -69,6 +69,8 @@ def test_no_other_kind_of_file_has_modules(manifest: str) -> None:
         ("a.emb.lora_embedding_A.style", "a.emb.lora_embedding_B.style", "a.emb", "peft"),
         ("unet.attn1.processor.to_q_lora.down.weight", "unet.attn1.processor.to_q_lora.up.weight",
          "unet.attn1.processor.to_q", "diffusers"),
+        ("double_blocks.0.processor.proj_lora1.down.weight", "double_blocks.0.processor.proj_lora1.up.weight",
+         "double_blocks.0.processor.proj_lora1", "diffusers"),
         ("text_encoder.q_proj.lora_linear_layer.down.weight", "text_encoder.q_proj.lora_linear_layer.up.weight",
          "text_encoder.q_proj", "diffusers"),
         ("unet.a.to_q.lora.down.weight", "unet.a.to_q.lora.up.weight", "unet.a.to_q", "diffusers"),
@@ -80,6 +82,13 @@ def test_every_naming_of_down_and_up_is_known(down: str, up: str, layer: str, na
     assert (module.shape, module.rank) == ((16, 32), 4)
     assert module.parts["down"].name == down
     assert module.parts["up"].name == up
+
+
+@pytest.mark.parametrize("before", ["", "lora.", "lora_linear_layer."])
+def test_alpha_belongs_to_its_layer(before: str) -> None:
+    endings = {"down.weight": (4, 32), "up.weight": (16, 4)}
+    shapes = {f"unet.a.{before or 'lora.'}{ending}": shape for ending, shape in endings.items()}
+    assert set(only(shapes | {f"unet.a.{before}alpha": ()}).parts) == {"down", "up", "alpha"}
 
 
 @pytest.mark.parametrize(
