@@ -106,13 +106,10 @@ class Prune:
         if "training" in self.only:
             training = {}
         plan = leave_out(plan, training, "training state", self.outcome)
-        plan = select(plan, before.kind, selection, self.outcome)
-        if len(self.only) == 1 and before.kind not in ADAPTERS:
-            plan = stand_alone(plan, self.only[0], self.outcome)
-        return plan
+        return select(plan, before.kind, selection, self.outcome)
 
     def changed(self, plan: Plan, before: Identity) -> Plan:
-        """With the changes of values and ranks that were asked for."""
+        """With the changes of values, ranks and names that were asked for."""
         wishes = self.wishes
         if wishes.repair_position_ids:
             plan, self.repaired = repair(plan)
@@ -122,12 +119,14 @@ class Prune:
         if wishes.lowers_rank:
             self.ranks = RankStep(wishes.rank, wishes.rank_energy, wishes.to_lora, self.folder)
             plan = self.ranks(plan)
+        if len(self.only) == 1 and before.kind not in ADAPTERS:
+            # At last: the names of the whole file say best which part each tensor is.
+            plan = stand_alone(plan, self.only[0], self.outcome)
         return plan
 
     def thresholded(self, plan: Plan, kind: str, zeroed: Zeroed) -> Plan:
         if kind not in ADAPTERS:
-            # Of what was extracted the names say less than they did, but it is the same weights.
-            return near_zero(plan, identify(plan).kind if self.only else kind, zeroed, self.folder)
+            return near_zero(plan, kind, zeroed, self.folder)
         new = remove_near_zero_modules(plan, zeroed.threshold, zeroed.relative)
         zeroed.modules = len(modules(plan)) - len(modules(new))
         gone = {tensor.name for tensor in plan.tensors} - {tensor.name for tensor in new.tensors}
@@ -142,7 +141,10 @@ class Prune:
             return
         after = identify(new)
         if wishes.to_lora and {before.kind, after.kind} <= ADAPTERS:
-            after = replace(after, kind=before.kind)
+            # Turning LyCORIS into LoRA is what was asked for. Its parts hide which layers are convolutions, so the
+            # base may show less than before; it must still be among what it may be.
+            base = before.base if before.base in after.candidates else after.base
+            after = replace(after, kind=before.kind, base=base)
         check_same(before, after, chosen=bool(self.only or self.without or wishes.keep or wishes.drop))
 
     # --- what is told ------------------------------------------------------------------------------------------

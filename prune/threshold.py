@@ -16,8 +16,9 @@ from ckptool.tensor import BITS, Change, Mapped, Plan, Tensor
 from ckptool.text import plural
 
 TARGETS = frozenset({"unet", "text_encoder", "text_encoder_2"})
-# Kinds whose UNet or text encoder is there as it is used. The tiny values of all others matter.
-KINDS = frozenset({"checkpoint", "unet", "text-encoder"})
+# Kinds whose UNet or text encoder is there as it is used (a full ControlNet file has both). The tiny values of all
+# others matter.
+KINDS = frozenset({"checkpoint", "unet", "text-encoder", "controlnet"})
 # Parts of names that are no targets, though some have two dimensions.
 EXACT = frozenset({"bias", "alpha", "dora_scale", "position_ids", "relative_attention_bias", "shared", "scale_weight"})
 WITHIN = ("norm", "lora_", "lokr_", "hada_", "zero_conv")
@@ -58,7 +59,7 @@ def near_zero(plan: Plan, kind: str, zeroed: Zeroed, folder: Path) -> Plan:
     changes: dict[tuple[str, str, float], Change] = {}
     tensors: list[Tensor] = []
     for tensor in plan.tensors:
-        component = component_of(tensor.name, kind)
+        component = component_in(tensor.name, kind)
         if kind not in KINDS or not is_target(tensor, component):
             tensors.append(tensor)
             continue
@@ -72,6 +73,12 @@ def near_zero(plan: Plan, kind: str, zeroed: Zeroed, folder: Path) -> Plan:
             tensor = replace(tensor, data=Mapped(tensor.data, BITS[tensor.dtype] // 8, changes[key]))
         tensors.append(tensor)
     return replace(plan, tensors=tuple(tensors))
+
+
+def component_in(name: str, kind: str) -> str:
+    """The component, where OpenCLIP standing alone is no transformer that denoises."""
+    component = component_of(name, kind)
+    return "text_encoder" if kind == "text-encoder" and component == "unet" else component
 
 
 def root_mean_square(tensor: Tensor, folder: Path) -> float:

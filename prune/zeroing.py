@@ -109,7 +109,8 @@ def finite(sizes: Any, dtype: str) -> Any:
     """Magnitudes as F64, with 0 in the place of NaN and infinity."""
     import numpy
 
-    numbers = decoded(bytearray(sizes.tobytes()), dtype).astype(numpy.float64)
+    with numpy.errstate(invalid="ignore"):  # of signalling NaN, which are set to 0 below
+        numbers = decoded(bytearray(sizes.tobytes()), dtype).astype(numpy.float64)
     if int(sizes.max()) >= TOP[dtype]:
         numbers[sizes >= sizes.dtype.type(TOP[dtype])] = 0.0
     return numbers
