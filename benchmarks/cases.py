@@ -127,7 +127,7 @@ CASES: dict[str, Case] = {
         "training_checkpoint",
         (
             Contender("python -c pass", (sys.executable, "-c", "pass")),
-            Contender("ckptool inspect", (CKPTOOL, "inspect", "{source}"), "≤ 300 ms", says="sd1"),
+            Contender("ckptool inspect", (CKPTOOL, "inspect", "{source}"), "≤ 300 ms", says="Stable Diffusion 1"),
         ),
         read,
         room=8 * GB,

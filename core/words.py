@@ -7,6 +7,7 @@ from ckptool.tensor import Dropped, Finding, Plan
 from ckptool.text import escape, plural, size
 
 SHOWN = 10
+FEW = 3
 
 
 def result_lines(plan: Plan, report: Report, verbose: bool) -> Iterator[str]:
@@ -41,12 +42,29 @@ def plan_lines(plan: Plan, report: Report, verbose: bool) -> Iterator[str]:
 
 
 def dropped_lines(dropped: tuple[Dropped, ...], verbose: bool) -> Iterator[str]:
+    """What is left out, one by one; many that share a reason together, unless everything is asked for."""
     if dropped:
         yield f"  left out: {plural(len(dropped), 'value')}"
-    for item in dropped if verbose else dropped[:SHOWN]:
-        yield f"    {escape(item.name)}: {escape(item.reason, 400)}"
-    for line in more(len(dropped), verbose):
+    reasons: dict[str, list[str]] = {}
+    for item in dropped:
+        reasons.setdefault(item.reason, []).append(item.name)
+    lines = [
+        line
+        for reason, names in reasons.items()
+        for line in ([many(reason, names)] if len(names) > FEW and not verbose else each(reason, names))
+    ]
+    for line in lines if verbose else lines[:SHOWN]:
         yield f"    {line}"
+    for line in more(len(lines), verbose):
+        yield f"    {line}"
+
+
+def many(reason: str, names: list[str]) -> str:
+    return f"{len(names):,} × {escape(reason, 400)}: {escape(names[0], 80)}, …, {escape(names[-1], 80)}"
+
+
+def each(reason: str, names: list[str]) -> list[str]:
+    return [f"{escape(name)}: {escape(reason, 400)}" for name in names]
 
 
 def finding_lines(findings: Sequence[Finding], verbose: bool) -> Iterator[str]:
