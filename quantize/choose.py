@@ -27,6 +27,7 @@ class Settings:
     vae: str = "cast"
     """cast, keep, or (for FP8) rest."""
     text_encoder: str = "cast"
+    """The same, or auto: cast where the file is nothing else, and otherwise rest."""
     rest: str = "f16"
     """What becomes of the tensors that FP8 is not for: f16 or keep."""
     scale: bool = False
@@ -86,6 +87,8 @@ def choice(tensor: Tensor, settings: Settings, kind: str) -> Choice:
     wish = {"vae": settings.vae, "text_encoder": settings.text_encoder, "text_encoder_2": settings.text_encoder}.get(
         part, "cast"
     )
+    if wish == "auto":
+        wish = "cast" if kind == "text-encoder" else "rest"
     if settings.fp8 and (wish == "rest" or not is_weight(tensor)):
         to = "F16" if settings.rest == "f16" else None
     if BITS[tensor.dtype] <= BITS[to or settings.to]:

@@ -14,6 +14,8 @@ from ckptool.words import more
 NAMED = 4
 """Names that stand for a group of tensors."""
 GROUPS = 10
+COARSE = 0.1
+"""Of ordinary weights FP8 makes 0.02 to 0.06."""
 # What became of values that are not ordinary.
 WORDS: dict[str, str] = {
     "overflowed": "beyond the range, now the largest there is",
@@ -86,6 +88,8 @@ def measured(cast: list[Report]) -> Iterator[str]:
     """The worst error, and what became of values that are not ordinary."""
     worst = max(cast, key=lambda item: item["relative_error"])
     yield f"  worst relative error: {worst['relative_error']:.2g} in {escape(worst['name'])}"
+    if worst["to"].startswith("F8") and worst["relative_error"] > COARSE:
+        yield "  such values are too small for plain FP8: --scale helps (in ComfyUI), fp16 has room for them"
     for key, words in WORDS.items():
         touched = [item for item in cast if item[key]]
         if touched:

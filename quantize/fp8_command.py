@@ -10,7 +10,6 @@ from ckptool.quantize.cast_command import cast, casting
 from ckptool.quantize.choose import Settings
 
 FORMATS = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2"}
-COMPONENT = click.Choice(["rest", "keep", "cast"])
 
 
 @click.command("fp8", short_help="Cast to FP8 (E4M3 or E5M2).")
@@ -31,9 +30,19 @@ COMPONENT = click.Choice(["rest", "keep", "cast"])
     help="What FP8 is not for (norms, biases, embeddings): cast F32 to F16, or keep it.",
 )
 @click.option(
-    "--vae", type=COMPONENT, default="rest", show_default=True, help="Treat the VAE as the rest, keep it, or cast it."
+    "--vae",
+    type=click.Choice(["rest", "keep", "cast"]),
+    default="rest",
+    show_default=True,
+    help="Treat the VAE as the rest, keep it, or cast it.",
 )
-@click.option("--text-encoder", type=COMPONENT, default="rest", show_default=True, help="The same for text encoders.")
+@click.option(
+    "--text-encoder",
+    type=click.Choice(["auto", "rest", "keep", "cast"]),
+    default="auto",
+    show_default=True,
+    help="The same for text encoders; auto casts one that is alone in its file.",
+)
 @casting
 @transforming
 def command(

@@ -54,15 +54,16 @@ class Kernel:
         exact = values if self.source == "F64" else None
         singles = self.singles(values)
         astype(singles, "float32", codes, into.kernel)
+        square = float(dot(singles))
         counts, finite = Counts(len(codes)), None
-        if exact is not None or not fits(singles, into):
+        if exact is not None or not fits(singles, square, into):
             counts, finite = mend(singles, exact, codes, into, self.clamp)
-        if exact is not None:
-            singles = scaled(exact, self.scale)
+        before = singles if exact is None else exact / self.scale
         if finite is not None:
-            singles = zeroed(singles, finite)
-        count_small(counts, singles, codes, into)
-        measure(counts, singles, codes, finite, into)
+            before = zeroed(before, finite)
+        count_small(counts, before, codes, into)
+        measure(counts, before, codes, finite, into)
+        counts.norm = norm(before, square if before is singles else float(dot(before)))
         counts.max_error *= self.scale
         self.tally.add(counts)
 
@@ -75,17 +76,12 @@ class Kernel:
         singles = scratch("singles", "<f4", len(values))
         if self.source in ("F16", "BF16"):
             astype(values, SOURCES[self.source][0], singles, "float32")
-        else:
+            values = singles
+        if self.scale != 1.0:
+            numpy.divide(values, numpy.float32(self.scale), out=singles, casting="same_kind")
+        elif values is not singles:
             numpy.copyto(singles, values, casting="same_kind")
-        return scaled(singles, self.scale)
-
-
-def scaled(values: Any, scale: float) -> Any:
-    if scale == 1.0:
-        return values
-    import numpy
-
-    return numpy.divide(values, values.dtype.type(scale))
+        return singles
 
 
 def scratch(name: str, dtype: str, count: int) -> Any:
@@ -120,9 +116,9 @@ def dot(values: Any) -> Any:
     return numpy.dot(values, values)
 
 
-def fits(values: Any, into: Format) -> bool:
-    """Whether all are finite and within the range: told from the sum of squares where that is enough."""
-    if float(dot(values)) < min(MARGIN * into.limit**2, LARGEST_SUM):
+def fits(values: Any, square: float, into: Format) -> bool:
+    """Whether all are finite and within the range: told from the sum of their squares where that is enough."""
+    if square < min(MARGIN * into.limit**2, LARGEST_SUM):
         return True
     # Both are NaN when one value is.
     return float(values.max(initial=0)) < into.limit and float(values.min(initial=0)) > -into.limit
@@ -188,7 +184,7 @@ def count_small(counts: Counts, values: Any, codes: Any, into: Format) -> None:
 
 
 def measure(counts: Counts, values: Any, codes: Any, finite: Any, into: Format) -> None:
-    """The largest error and both norms, over what is finite."""
+    """The largest error and the norm of all, over what is finite."""
     import numpy
 
     back = scratch("back", "<f4", len(codes))
@@ -197,14 +193,13 @@ def measure(counts: Counts, values: Any, codes: Any, finite: Any, into: Format) 
         back[~finite] = 0
     error = numpy.subtract(values, back, out=back if values.dtype == back.dtype else None)
     counts.max_error = max(float(error.max(initial=0)), -float(error.min(initial=0)))
-    counts.error_norm, counts.norm = norm(error), norm(values)
+    counts.error_norm = norm(error, float(dot(error)))
 
 
-def norm(values: Any) -> float:
-    """The root of the sum of squares; where F32 cannot hold those, of values near 1."""
+def norm(values: Any, square: float) -> float:
+    """The root of `square`, the sum of the squares; where F32 cannot hold that, told from values near 1."""
     import numpy
 
-    square = float(dot(values))
     if SMALLEST_SUM < square < LARGEST_SUM:
         return sqrt(square)
     largest = float(numpy.abs(values).max(initial=0))

@@ -158,3 +158,19 @@ def test_a_checkpoint_with_scales_is_not_cast_again(tmp_path: Path) -> None:
     ran = refused("fp8", tmp_path / "m-fp8.safetensors")
     assert ran.code == 3
     assert "quantised" in ran.err
+
+
+def test_a_text_encoder_alone_is_cast(tmp_path: Path) -> None:
+    save_zip(state_dict("diffusers-te-sd1", factor=32), tmp_path / "m.ckpt")
+    made, _ = run("fp8", tmp_path / "m.ckpt")
+    layer = "text_model.encoder.layers.0.mlp.fc1.weight"
+    assert made[layer].dtype == torch.float8_e4m3fn
+    assert made["text_model.embeddings.token_embedding.weight"].dtype == torch.float16
+    made, _ = run("fp8", tmp_path / "m.ckpt", "--text-encoder", "rest")
+    assert made[layer].dtype == torch.float16
+
+
+def test_people_are_told_of_a_cast_that_loses_much(tmp_path: Path) -> None:
+    path = save({name: tensor * 0.01 for name, tensor in model().items()}, tmp_path / "m.safetensors")
+    assert "too small for plain FP8" in ckptool("fp8", path).out
+    assert "too small for plain FP8" not in ckptool("fp8", path, "--scale", "--force").out
