@@ -1,0 +1,145 @@
+"""One tensor of the candidate while it is being explained: which tensor of the original it is held against."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ckptool.convert.crew import Advance
+from ckptool.tensor import Tensor
+from ckptool.verify.compare import Comparison, compare, ignore
+from ckptool.verify.difference import Counts
+from ckptool.verify.histogram import Histograms
+from ckptool.verify.match import EMA, PLAIN, RAW, Pair
+from ckptool.verify.reach import Spool
+
+PROBE = 1 << 13
+"""Elements that tell which of two tensors one was made from."""
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A pair, and its comparisons by how the tensor may have come about."""
+
+    pair: Pair
+    component: str
+    comparisons: dict[str, Comparison]
+    how: str = ""
+    done: dict[str, Counts] = field(default_factory=dict)
+    """What was found, of those that were compared as a whole."""
+    why: str = ""
+    """Why it is unexplained; empty where it is explained, as far as is known."""
+
+    @property
+    def name(self) -> str:
+        return self.pair.candidate.name
+
+    @property
+    def comparison(self) -> Comparison:
+        return self.comparisons[self.how]
+
+    @property
+    def nbytes(self) -> int:
+        """Of both tensors."""
+        first = next(iter(self.comparisons.values()))
+        return first.original.tensor.nbytes + self.pair.candidate.nbytes
+
+    @property
+    def original(self) -> Tensor:
+        return self.comparison.original.tensor
+
+    @property
+    def total(self) -> Counts:
+        return self.done[self.how]
+
+    @property
+    def twofold(self) -> bool:
+        """Whether there is a weight and an average of it."""
+        return len(self.pair.sources) > 1
+
+    def settle(self) -> None:
+        """Take the comparison that leaves least unexplained, the plain one of equals."""
+        self.how = min(self.done, key=lambda how: (self.done[how].wrong, self.done[how].zeroed, how != PLAIN))
+
+
+def item_of(pair: Pair, component: str, scale: float, spool: Spool) -> Item:
+    """`why` says so where nothing can be held against the tensor."""
+    comparisons: dict[str, Comparison] = {}
+    candidate = pair.candidate
+    for source in pair.sources:
+        if source.tensor.shape == candidate.shape:
+            made = Comparison(spool.reach(source.tensor), spool.reach(candidate), scale, component)
+            if made.comparable:
+                comparisons.setdefault(source.how, made)
+    item = Item(pair, component, comparisons)
+    if not comparisons:
+        first = pair.sources[0].tensor
+        item.why = (
+            f"its shape was {list(first.shape)} and is {list(candidate.shape)}"
+            if first.shape != candidate.shape
+            else f"its values were {first.dtype} and are {candidate.dtype}"
+        )
+    return item
+
+
+def choose(items: Iterable[Item]) -> None:
+    """Which tensor of the original each is likely to be, told from the first elements."""
+    several = [item for item in items if len(item.comparisons) > 1]
+    probes = [
+        (item, how, Comparison(c.original, c.candidate, c.scale, limit=PROBE))
+        for item in several
+        for how, c in item.comparisons.items()
+    ]
+    compare(probe for _, _, probe in probes)
+    found: dict[int, dict[str, Counts]] = {}
+    for item, how, probe in probes:
+        found.setdefault(id(item), {})[how] = probe.seen.total()
+    for item in several:
+        item.done = found[id(item)]
+        item.settle()
+        item.done = {}
+
+
+def compare_items(items: list[Item], advance: Advance = ignore, histograms: Histograms | None = None) -> None:
+    """Compare each with what it is likely to be, and where that is wrong with what else it may be."""
+    for item in items:
+        item.how = item.how or next(iter(item.comparisons))
+    compare((item.comparison for item in items), advance, histograms)
+    for item in items:
+        item.done[item.how] = item.comparison.seen.total()
+    compare_others([item for item in items if item.total.wrong])
+
+
+def compare_others(items: list[Item]) -> None:
+    left = [(item, how) for item in items for how in item.comparisons if how not in item.done]
+    compare(item.comparisons[how] for item, how in left)
+    for item, how in left:
+        item.done[how] = item.comparisons[how].seen.total()
+    for item in items:
+        item.settle()
+
+
+def refuse_mixture(items: list[Item], missing: Iterable[str]) -> None:
+    """Weights and averages side by side are no model: say so of the fewer ones. `missing`: weights without average."""
+    several = [item for item in items if item.twofold and not item.total.wrong]
+    averaged = [item for item in several if is_average(item)]
+    raw = [item for item in several if not is_average(item)]
+    few, many = sorted((averaged, raw), key=len) if len(averaged) != len(raw) else (averaged, raw)
+    if few:
+        compare_others(few)  # most are the same as weight and as average: those belong to either
+        target = many[0].how
+        for item in few:
+            other, mine = item.done.get(target), item.total
+            if other is not None and not other.wrong and (other.zeroed, other.signs) <= (mine.zeroed, mine.signs):
+                item.how = target
+            else:
+                words = ("an average (EMA)", "raw weights") if few is averaged else ("a raw weight", "averages (EMA)")
+                item.why = f"holds {words[0]}, while {len(many):,} others hold {words[1]}: a mixture is no model"
+    if averaged and len(averaged) >= len(raw):
+        names = set(missing)
+        for item in items:
+            if item.pair.plain in names and not item.why:
+                item.why = f"holds a raw weight that has no average, beside {len(averaged):,} averages (EMA)"
+
+
+def is_average(item: Item) -> bool:
+    """Where the averages have the plain names, it is the weights whose names were changed."""
+    return item.how == EMA or (item.how == PLAIN and RAW in item.comparisons)

@@ -1,0 +1,150 @@
+"""Whether a module of an adapter that was lowered in rank, or turned into plain LoRA, is still the best it can be.
+
+Its update, up·down·alpha/rank, is held against that of the original: it must be as near to it as a matrix of its rank
+can be (Eckart and Young), but for the rounding of its factors.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from ckptool.errors import CkptoolError
+from ckptool.identify.adapters import AdapterModule, modules
+from ckptool.prune.modules import norm
+from ckptool.prune.rank_peft import Settings, read_settings, scale
+from ckptool.prune.rank_update import PLAIN, Reader, scale_of
+from ckptool.prune.svd import Dense, Factored, Kron, Unfit, Update, decompose, shape_of
+from ckptool.tensor import Plan
+from ckptool.verify.threads import each
+
+CORE = ("up", "down", "mid", "alpha", "hada_", "lokr_", "diff")
+"""How the roles begin that make an update; `diff_b` changes a bias and stands apart."""
+APART = frozenset({"diff_b"})
+# What the rounding of both factors may add, relative to the update.
+ROUNDING: dict[str, float] = {"F64": 1e-6, "F32": 1e-5, "F16": 1e-3, "BF16": 8e-3}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Module:
+    """One module in both files."""
+
+    original: AdapterModule
+    candidate: AdapterModule
+
+    @property
+    def names(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The tensors that are compared as an update, in the original and in the candidate."""
+        one, other = (core_names(module) for module in (self.original, self.candidate))
+        return one, other
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How near an update is to the one that it stands for."""
+
+    before: int | None
+    after: int
+    relative_error: float
+    best: float
+    """The smallest error that is possible at its rank."""
+    tolerance: float
+
+    @property
+    def fits(self) -> bool:
+        return self.relative_error <= sqrt(self.best**2 + self.tolerance**2)
+
+
+def core_names(module: AdapterModule) -> frozenset[str]:
+    return frozenset(
+        tensor.name for role, tensor in module.parts.items() if role.startswith(CORE) and role not in APART
+    )
+
+
+def changed_modules(original: Plan, candidate: Plan) -> list[Module]:
+    """Modules of both files whose update is made of other tensors, or of tensors of other shapes."""
+    before = {module.layer: module for module in modules(original).values()}
+    after = {module.layer: module for module in modules(candidate).values()}
+    found = []
+    for layer, module in before.items():
+        other = after.get(layer)
+        if other is None or other.algorithm not in PLAIN:
+            continue
+        shapes = [
+            {t.name: t.shape for t in item.parts.values() if t.name in core_names(item)} for item in (module, other)
+        ]
+        if shapes[0] != shapes[1]:
+            found.append(Module(module, other))
+    return found
+
+
+def hold(found: list[Module], original: Plan, candidate: Plan) -> dict[str, Held | str]:
+    """Module -> how near it is, or why that cannot be worked out."""
+    before = read_settings(original.metadata, [module.original for module in found])
+    after = read_settings(candidate.metadata, [module.candidate for module in found])
+    result: dict[str, Held | str] = {}
+
+    def work(module: Module) -> None:
+        try:
+            result[module.original.name] = held(module, before, after)
+        except (Unfit, CkptoolError) as error:
+            result[module.original.name] = str(error)
+
+    each(found, work)
+    return {module.original.name: result[module.original.name] for module in found}
+
+
+def held(module: Module, before: Settings | None, after: Settings | None) -> Held:
+    """Raises Unfit where the updates cannot be worked out."""
+    update, ratio = Reader().update(module.original), ratio_of(module.original, before)
+    new, new_ratio = Reader().update(module.candidate), ratio_of(module.candidate, after)
+    if shape_of(update) != shape_of(new):
+        raise Unfit(f"its update is {shape_of(new)} and was {shape_of(update)}")
+    assert isinstance(new, Factored)
+    new = Factored(new.left * new_ratio, new.right)
+    rank = new.left.shape[1]
+    values = decompose(update).values * abs(ratio)
+    whole = float(sqrt((values**2).sum()))
+    lost = distance(update, ratio, new, whole)
+    tail = float((values[rank:] ** 2).sum())
+    narrowest = max(ROUNDING.get(t.dtype, 0.0) for role, t in module.candidate.parts.items() if role in ("up", "down"))
+    if whole == 0.0:
+        return Held(module.original.rank, rank, 0.0 if lost == 0.0 else float("inf"), 0.0, narrowest)
+    return Held(module.original.rank, rank, lost / whole, sqrt(tail) / whole, narrowest)
+
+
+def ratio_of(module: AdapterModule, settings: Settings | None) -> float:
+    return scale_of(module, 1.0 if "alpha" in module.parts else scale(settings, module.layer))
+
+
+def distance(update: Update, ratio: float, new: Factored, whole: float) -> float:
+    """The Frobenius norm of what lies between two updates."""
+    import numpy
+
+    with numpy.errstate(all="ignore"):
+        if isinstance(update, Factored):
+            # The QR of both together: squares of differences would lose half of the digits.
+            left = numpy.hstack([update.left * ratio, -new.left])
+            right = numpy.vstack([update.right, new.right])
+            one, other = numpy.linalg.qr(left, mode="r"), numpy.linalg.qr(right.T, mode="r")
+            return float(numpy.linalg.norm(one @ other.T))
+        if isinstance(update, Dense):
+            return float(numpy.linalg.norm(update.matrix * ratio - new.left @ new.right))
+        square = whole**2 - 2 * ratio * inner(update, new) + norm(new) ** 2
+        return float(sqrt(max(square, 0.0)))
+
+
+def inner(update: Kron, new: Factored) -> float:
+    """The sum of the products of all entries of both; the large matrices are never made."""
+    import numpy
+
+    one, other = (matrix(part) for part in (update.one, update.two))
+    total = 0.0
+    for k in range(new.left.shape[1]):
+        left = new.left[:, k].reshape(one.shape[0], other.shape[0])
+        right = new.right[k].reshape(one.shape[1], other.shape[1])
+        total += float(numpy.sum((one.T @ left @ other) * right))
+    return total
+
+
+def matrix(update: Dense | Factored) -> Any:
+    return update.matrix if isinstance(update, Dense) else update.left @ update.right
