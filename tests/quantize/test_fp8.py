@@ -163,9 +163,9 @@ def test_a_checkpoint_with_scales_is_not_cast_again(tmp_path: Path) -> None:
 def test_a_text_encoder_alone_is_cast(tmp_path: Path) -> None:
     save_zip(state_dict("diffusers-te-sd1", factor=32), tmp_path / "m.ckpt")
     made, _ = run("fp8", tmp_path / "m.ckpt")
-    layer = "text_model.encoder.layers.0.mlp.fc1.weight"
+    layer = "encoder.layers.0.mlp.fc1.weight"
     assert made[layer].dtype == torch.float8_e4m3fn
-    assert made["text_model.embeddings.token_embedding.weight"].dtype == torch.float16
+    assert made["embeddings.token_embedding.weight"].dtype == torch.float16
     made, _ = run("fp8", tmp_path / "m.ckpt", "--text-encoder", "rest")
     assert made[layer].dtype == torch.float16
 
