@@ -96,14 +96,19 @@ def find_ema(plan: Plan) -> Ema | None:
 
 
 def joined(found: list[Ema]) -> Ema:
-    """Averages of several components as one."""
+    """Averages of several components as one. Of two averages of the same weight neither is the right one."""
+    twins: dict[str, Tensor] = {}
+    twice: list[str] = []
+    for ema in found:
+        twice += [tensor.name for name, tensor in ema.twins.items() if name in twins]
+        twins = ema.twins | twins
     updates = [ema.updates for ema in found if ema.updates is not None]
     return Ema(
         ", ".join(ema.layout for ema in found),
-        {name: tensor for ema in found for name, tensor in ema.twins.items()},
+        twins,
         tuple(counter for ema in found for counter in ema.counters),
         tuple(name for ema in found for name in ema.missing),
-        tuple(name for ema in found for name in ema.unmatched),
+        (*(name for ema in found for name in ema.unmatched), *twice),
         tuple(name for ema in found for name in ema.collisions),
         0 if 0 in updates else next(iter(updates), None),
     )

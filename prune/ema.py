@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ckptool.errors import Refused
-from ckptool.identify.ema import Ema, find_ema
+from ckptool.identify.ema import FLOATS, Ema, find_ema
 from ckptool.prune.outcome import Outcome, leave_out, renamed
 from ckptool.tensor import Dropped, Plan, Tensor
 from ckptool.text import escape, plural
@@ -106,10 +106,12 @@ def check_usable(plan: Plan, ema: Ema) -> None:
         raise Refused(f"its EMA ({layout}) does not fit the weights: no weight belongs to {what}", DROP_OR_KEEP)
     for tensor in plan.tensors:
         twin = ema.twins.get(tensor.name)
-        if twin is not None and twin.shape != tensor.shape:
+        if twin is None:
+            continue
+        if twin.shape != tensor.shape or (twin.dtype != tensor.dtype and twin.dtype not in FLOATS):
             raise Refused(
-                f"{escape(tensor.name)} is {list(tensor.shape)}, but its EMA twin {escape(twin.name)} is"
-                f" {list(twin.shape)}",
+                f"{escape(tensor.name)} is {tensor.dtype} {list(tensor.shape)}, but its EMA twin {escape(twin.name)} is"
+                f" {twin.dtype} {list(twin.shape)}",
                 DROP_OR_KEEP,
             )
 

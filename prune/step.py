@@ -16,7 +16,7 @@ from ckptool.prune.outcome import Outcome, fitted, leave_out
 from ckptool.prune.position_ids import Repaired, repair, repaired_data
 from ckptool.prune.rank import RankStep, rank_lines
 from ckptool.prune.same import check_same
-from ckptool.prune.select import Selection, canonical, check_present, matcher, select
+from ckptool.prune.select import Selection, canonical, check_present, matcher, part_of, select
 from ckptool.prune.standalone import stand_alone
 from ckptool.prune.threshold import (
     Zeroed,
@@ -119,8 +119,9 @@ class Prune:
         if wishes.lowers_rank:
             self.ranks = RankStep(wishes.rank, wishes.rank_energy, wishes.to_lora, self.folder)
             plan = self.ranks(plan)
-        if len(self.only) == 1 and before.kind not in ADAPTERS:
-            # At last: the names of the whole file say best which part each tensor is.
+        # At last: the names of the whole file say best which part each tensor is.
+        parts = {part_of(tensor.name, before.kind) for tensor in plan.tensors} - {"other"}
+        if parts == set(self.only) and len(parts) == 1 and before.kind not in ADAPTERS:
             plan = stand_alone(plan, self.only[0], self.outcome)
         return plan
 

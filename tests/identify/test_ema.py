@@ -228,3 +228,11 @@ def test_one_missing_layer_of_an_unknown_network_is_missed(tmp_path: Path) -> No
     ema = found(tensors, tmp_path)
     assert ema is not None
     assert (ema.complete, ema.missing) == (False, ("last.weight",))
+
+
+def test_two_averages_of_the_same_weights(tmp_path: Path) -> None:
+    tensors = under("model.", some()) | under("model_ema.", some()) | under("state_dict_ema.model.", some())
+    ema = found(tensors, tmp_path)
+    assert ema is not None
+    assert not ema.complete
+    assert ema.names == {name for name in tensors if "ema" in name}

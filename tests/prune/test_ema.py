@@ -154,7 +154,17 @@ def test_only_averages_of_an_unknown_network_are_refused(tmp_path: Path) -> None
     assert prune(path, "--ema", "keep").tensors.keys() == {"model_ema.somethingweight"}
 
 
-LAYOUTS = ("state_dict_ema", "ema", "ema_model", "model_ema", "params_ema")
+def test_an_average_that_is_no_float_is_refused(tmp_path: Path) -> None:
+    tensors = {"model.a.b": torch.zeros(2), "model_ema.ab": torch.ones(2, dtype=torch.int32)}
+    refused(saved(tensors, tmp_path), "--ema", "use")
+
+
+def test_the_average_of_an_autoencoder_inside_a_checkpoint(tmp_path: Path) -> None:
+    vae = {f"first_stage_model.decoder.{i}.weight": torch.full((2,), float(i)) for i in range(3)}
+    averages = {f"first_stage_model.model_ema.decoder{i}weight": torch.full((2,), i + 10.0) for i in range(3)}
+    path = saved(vae | averages, tmp_path)
+    assert is_just(prune(path).tensors, vae)
+    assert is_just(prune(path, "--ema", "use").tensors, dict(zip(vae, averages.values(), strict=True)))
 
 
 @pytest.mark.parametrize("plain", ["state_dict", "model", "net"])

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fixtures.models import StateDict, state_dict
 from fixtures.tensors import of
 from fixtures.torchfile import save_zip
+from tests.convert.converting import ckptool
 from tests.prune.pruning import Pruned, checkpoint, prune, refused, same, same_bytes, saved
 
 UNET = "model.diffusion_model."
@@ -118,6 +120,11 @@ def test_a_component_that_is_not_there(tmp_path: Path) -> None:
     refused(path, "--only", "nonsense", code=2)
 
 
+def prune_to(source: Path, target: Path) -> Path:
+    assert ckptool("prune", source, target).code == 0
+    return target
+
+
 def some() -> dict[str, torch.Tensor]:
     return {name: torch.ones(1) for name in ("a.b.weight", "a.b.bias", "a.c.weight", "d[0].weight", "e")}
 
@@ -139,6 +146,21 @@ def test_keep_wins_over_components(tmp_path: Path) -> None:
     path, tensors = checkpoint(tmp_path)
     pruned = prune(path, "--only", "vae", "--keep", "betas")
     same_bytes(pruned, tensors, stripped(tensors, VAE) | {"betas": "betas"})
+
+
+def test_names_stay_whole_where_more_than_one_component_is_kept(tmp_path: Path) -> None:
+    path, tensors = checkpoint(tmp_path)
+    pruned = prune(path, "--only", "unet", "--keep", VAE + "*")
+    same_bytes(pruned, tensors, same(name for name in tensors if name.startswith((UNET, VAE))))
+
+
+def test_metadata_of_the_whole_file_do_not_hinder(tmp_path: Path) -> None:
+    described = {"modelspec.architecture": "stable-diffusion-v1", "modelspec.prediction_type": "epsilon"}
+    path, _ = checkpoint(tmp_path)
+    whole = load_file(prune_to(path, tmp_path / "whole.safetensors"))
+    source = saved(whole, tmp_path, described)
+    for component in ("unet", "vae", "te"):
+        prune(source, "--only", component)
 
 
 @pytest.mark.parametrize("option", ["--keep", "--drop"])
