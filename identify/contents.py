@@ -106,7 +106,7 @@ def off(tensor: Tensor) -> str | None:
     integers = tensor.dtype in ("I64", "I32")
     if not wrong:
         return None if integers else f"{what} instead of I64, though none is off"
-    some = ", ".join(f"{index} is {number:.8g}" for index, number in wrong[:SHOWN])
+    some = ", ".join(f"{index} is {number:.7g}" for index, number in wrong[:SHOWN])
     more = f" and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
     largest = max(abs(number - index) for index, number in wrong)
     return f"{what}{'' if integers else ' instead of I64'}: {len(wrong):,} off by up to {largest:.3g}: {some}{more}"
