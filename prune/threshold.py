@@ -11,7 +11,7 @@ from ckptool.convert.gather import pieces
 from ckptool.convert.writer import unpacked
 from ckptool.errors import Refused, UsageError
 from ckptool.identify.components import component_of
-from ckptool.prune.zeroing import BLOCK, TOP, Tally, finite, squared, zeroing
+from ckptool.prune.zeroing import BLOCK, TOP, Tally, squared, total, zeroing
 from ckptool.tensor import BITS, Change, Mapped, Plan, Tensor
 from ckptool.text import plural
 
@@ -85,12 +85,11 @@ def root_mean_square(tensor: Tensor, folder: Path) -> float:
     """Of a tensor's finite values, in F64; 0 when there are none, infinity when they are too large for that."""
     import numpy
 
-    total, count = 0.0, 0
+    squares, count = 0.0, 0
     for block in blocks(tensor, folder):
-        numbers = finite(block, tensor.dtype)
-        total += squared(numbers)
+        squares += total(squared(block, tensor.dtype))
         count += int(numpy.count_nonzero(block < block.dtype.type(TOP[tensor.dtype])))
-    return sqrt(total / count) if count else 0.0
+    return sqrt(squares / count) if count else 0.0
 
 
 def blocks(tensor: Tensor, folder: Path) -> Iterator[Any]:

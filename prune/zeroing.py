@@ -90,34 +90,33 @@ def zeroing(dtype: str, threshold: float, tally: Tally) -> Callable[[memoryview]
             bits = whole[start : start + BLOCK]
             sizes = bits & bits.dtype.type(mask)
             small = (sizes < bits.dtype.type(limit)) & (sizes > 0)
-            numbers = finite(sizes, dtype)
+            squares = squared(sizes, dtype)
             found = int(numpy.count_nonzero(small))
-            tally.add(
-                len(bits),
-                found,
-                int(numpy.count_nonzero(sizes >= bits.dtype.type(nan))),
-                squared(numbers),
-                squared(numbers[small]) if found else 0.0,
-            )
+            missing = int(numpy.count_nonzero(sizes >= bits.dtype.type(nan)))
+            tally.add(len(bits), found, missing, total(squares), total(squares[small]) if found else 0.0)
             if found:
                 bits[small] = 0
 
     return change
 
 
-def finite(sizes: Any, dtype: str) -> Any:
-    """Magnitudes as F64, with 0 in the place of NaN and infinity."""
+def squared(sizes: Any, dtype: str) -> Any:
+    """The squares of magnitudes as F64, with 0 in the place of NaN and infinity.
+
+    Not by BLAS, which would bring threads of its own into those of the writer.
+    """
     import numpy
 
-    with numpy.errstate(invalid="ignore"):  # of signalling NaN, which are set to 0 below
+    with numpy.errstate(invalid="ignore", over="ignore", under="ignore"):  # signalling NaN; what F64 cannot square
         numbers = decoded(bytearray(sizes.tobytes()), dtype).astype(numpy.float64)
-    if int(sizes.max()) >= TOP[dtype]:
-        numbers[sizes >= sizes.dtype.type(TOP[dtype])] = 0.0
+        if int(sizes.max()) >= TOP[dtype]:
+            numbers[sizes >= sizes.dtype.type(TOP[dtype])] = 0.0
+        numbers *= numbers
     return numbers
 
 
-def squared(numbers: Any) -> float:
+def total(squares: Any) -> float:
     import numpy
 
-    with numpy.errstate(over="ignore", under="ignore"):
-        return float(numpy.dot(numbers, numbers))
+    with numpy.errstate(over="ignore"):
+        return float(squares.sum())
