@@ -1,20 +1,22 @@
 """The reference denoise step: both files through the same networks, on the same seeded inputs."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import inf, nan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptool.convert.read import read
 from ckptool.identify.identify import identify
+from ckptool.prune.svd import Unfit
 from ckptool.tensor import Plan
 from ckptool.verify.configs import Unknown
-from ckptool.verify.ldm_extra import Weights, components_of
 from ckptool.verify.metrics import Figures, figures
-from ckptool.verify.networks import Network, build
+from ckptool.verify.networks import build
 from ckptool.verify.probe import Probe, activations
-from ckptool.verify.steps import Inputs, Output, run_text, run_unet, run_vae
+from ckptool.verify.sides import Side, sides
+from ckptool.verify.steps import Inputs, Output
 
 if TYPE_CHECKING:
     import torch
@@ -73,16 +75,6 @@ class ComponentResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Side:
-    """One component of one file, ready to run."""
-
-    weights: Weights
-    prepare: Callable[[Network], None] | None = None
-    """What an addon does to the network beside its weights."""
-    residuals: Callable[[], Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Trace:
     """What a run left."""
 
@@ -92,12 +84,6 @@ class Trace:
     groups: int
 
 
-RUN: dict[str, Callable[[Network, Inputs], Iterator[Output]]] = {
-    "unet": run_unet,
-    "vae": run_vae,
-    "text_encoder": run_text,
-    "text_encoder_2": run_text,
-}
 Tell = Callable[[str], None]
 
 
@@ -111,13 +97,18 @@ def denoise(original: Plan, candidate: Plan, settings: Settings, tell: Tell = qu
     A component of an architecture that cannot be built is there too, skipped with the reason.
     """
     inputs = inputs_of(original, settings)
-    ours, theirs = sides(original), sides(candidate)
-    shared = [name for name in ours if name in theirs]
-    return {name: compare(name, ours[name], theirs[name], inputs, tell) for name in shared}
+    with ExitStack() as stack:
+        try:
+            base = read(settings.base, stack) if settings.base is not None else None
+            ours, theirs = (sides(plan, base, inputs.base) for plan in (original, candidate))
+        except Unknown as error:
+            return {"other": not_run(str(error))}
+        shared = [name for name in ours if name in theirs]
+        return {name: compare(name, ours[name], theirs[name], inputs, tell) for name in shared}
 
 
-def sides(plan: Plan) -> dict[str, Side]:
-    return {name: Side(weights) for name, weights in components_of(plan).items()}
+def not_run(reason: str) -> ComponentResult:
+    return ComponentResult(nan, nan, nan, nan, skipped=reason)
 
 
 def inputs_of(plan: Plan, settings: Settings) -> Inputs:
@@ -131,17 +122,22 @@ def compare(component: str, ours: Side, theirs: Side, inputs: Inputs, tell: Tell
     try:
         first = run(component, ours, inputs, tell)
     except Unknown as error:
-        return ComponentResult(nan, nan, nan, nan, skipped=f"the original: {error}")
+        return not_run(f"the original: {error}")
     try:
         second = run(component, theirs, inputs, tell)
     except Unknown as error:
         return ComponentResult(inf, inf, -inf, 0.0, skipped=f"the candidate: {error}")
-    return held(first, second, ours.weights, inputs)
+    return held(first, second, ours, inputs)
 
 
 def run(component: str, side: Side, inputs: Inputs, tell: Tell = quietly) -> Trace:
     """All outputs of a component. Raises Unknown."""
     import torch
+
+    def outputs() -> Iterator[Output]:
+        for output in side.run(network, inputs):
+            yield replace(output, values=output.values.detach().float().cpu())
+            tell(component)
 
     small = sum(prod(weight.shape) for weight in side.weights.values()) < SMALL
     with torch.inference_mode(), exactly(1 if small else torch.get_num_threads()):
@@ -149,12 +145,14 @@ def run(component: str, side: Side, inputs: Inputs, tell: Tell = quietly) -> Tra
         if side.prepare:
             side.prepare(network)
         probe = Probe(network)
-        outputs = []
-        for output in RUN[component](network, inputs):
-            outputs.append(replace(output, values=output.values.detach().float().cpu()))
-            tell(component)
+        try:
+            made = tuple(outputs())
+        except Unfit as error:
+            raise Unknown(str(error)) from error
+        except RuntimeError as error:
+            raise Unknown(f"it cannot run: {str(error)[:200]}") from error
         network.maps.check_unchanged()
-        return Trace(tuple(outputs), probe.blocks, probe.largest, network.config.groups)
+        return Trace(made, probe.blocks, probe.largest, network.config.groups)
 
 
 @contextmanager
@@ -176,7 +174,7 @@ def exactly(threads: int) -> Iterator[None]:
         deep.allow_tf32, deep.benchmark, deep.deterministic = before[1:]
 
 
-def held(first: Trace, second: Trace, weights: Weights, inputs: Inputs) -> ComponentResult:
+def held(first: Trace, second: Trace, side: Side, inputs: Inputs) -> ComponentResult:
     """The candidate's run against the original's."""
     pairs = list(zip(first.outputs, second.outputs, strict=True))
     # The last latent is what all predictions made of it: shown, and no prediction of its own.
@@ -194,10 +192,10 @@ def held(first: Trace, second: Trace, weights: Weights, inputs: Inputs) -> Compo
         whole.cosine,
         tuple(Step(a.name, figures([(a.values, b.values)])) for a, b in pairs),
         tuple((name, block_error(first.blocks[name], second.blocks.get(name))) for name in first.blocks),
-        activations(largest, weights),
+        activations(largest, side.weights),
         one.values.numpy(),
         two.values.numpy(),
-        settings=(("prediction", inputs.prediction), ("norm groups", str(first.groups))),
+        settings=(("prediction", inputs.prediction), ("norm groups", str(first.groups)), *side.notes),
     )
 
 

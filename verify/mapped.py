@@ -37,7 +37,7 @@ class Maps:
         self._maps: dict[int, tuple[File, mmap.mmap]] = {}
 
     def view(self, tensor: Tensor) -> "torch.Tensor | None":
-        """The values in the file's own dtype, flat, without a copy; None where their bytes do not lie as torch reads."""
+        """The values in the file's own dtype, flat, without a copy; None where their bytes do not lie so."""
         import torch
 
         data = tensor.data
@@ -81,7 +81,7 @@ def made(tensor: Tensor) -> "torch.Tensor":
     if tensor.nbytes > LARGEST:
         raise OverBudget(f"tensor {tensor.name!r:.80}: {tensor.nbytes:,} bytes are too many to hold", "do not trust it")
     flat: torch.Tensor = torch.empty(prod(tensor.shape), dtype=getattr(torch, TYPES[tensor.dtype]))
-    target: Any = memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    target: Any = flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
     for offset, piece in pieces(in_memory(tensor.data)):
         target[offset : offset + len(piece)] = piece
     return flat

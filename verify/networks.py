@@ -85,19 +85,22 @@ def bare(component: str, config: Config) -> Any:
 def make_unet(config: Config) -> Any:
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(**config.arguments)
+    maker: Any = UNet2DConditionModel
+    return maker(**config.arguments)
 
 
 def make_control(config: Config) -> Any:
     from diffusers import ControlNetModel
 
-    return ControlNetModel(**config.arguments)
+    maker: Any = ControlNetModel
+    return maker(**config.arguments)
 
 
 def make_vae(config: Config) -> Any:
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(**config.arguments)
+    maker: Any = AutoencoderKL
+    return maker(**config.arguments)
 
 
 def make_text(config: Config) -> Any:

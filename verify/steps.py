@@ -80,8 +80,10 @@ def run_unet(network: Network, inputs: Inputs, residuals: Any = None) -> Iterato
         return result
 
     latent = inputs.noise("latent", 1, channels, inputs.size, inputs.size)
-    for latent in sample_steps(latent, predict, inputs):
+    sampler = edm_steps if inputs.prediction == "edm" else ddim_steps
+    for step in sampler(latent, predict, inputs):
         yield outputs.pop()
+        latent = step
     yield Output("latent", latent)
 
 
@@ -105,11 +107,6 @@ def conditions(network: Network, inputs: Inputs) -> dict[str, Any]:
         level = min(NOISE_LEVEL, config.arguments["num_class_embeds"] - 1)
         given["class_labels"] = torch.tensor([level], device=inputs.device)
     return given
-
-
-def sample_steps(latent: "torch.Tensor", predict: Predict, inputs: Inputs) -> "Iterator[torch.Tensor]":
-    """The latent after each step."""
-    yield from (edm_steps if inputs.prediction == "edm" else ddim_steps)(latent, predict, inputs)
 
 
 def timesteps(steps: int) -> list[int]:

@@ -111,8 +111,8 @@ def hook(module: Any, later: dict[str, Weight], maps: Maps, scratch: Scratch) ->
 
     layer: Layer | Lookup = Layer(module, later, maps, scratch)
     weight = later.get("weight")
-    if isinstance(module, torch.nn.Embedding) and weight is not None:
-        if weight.change is None and weight.scale is None and weight.tensor.dtype in LOOKED_UP:
-            layer = Lookup(module, weight, maps)
+    plain = weight is not None and weight.change is None and weight.scale is None
+    if isinstance(module, torch.nn.Embedding) and plain and weight is not None and weight.tensor.dtype in LOOKED_UP:
+        layer = Lookup(module, weight, maps)
     module.register_forward_pre_hook(layer.before)
     module.register_forward_hook(layer.after)
