@@ -247,7 +247,35 @@ def test_a_control_lora_is_held_against_its_layers() -> None:
             shapes |= {f"{layer}.down": (16, shape[1]), f"{layer}.up": (shape[0], 16)}
     addon = plan_of({**shapes, "input_hint_block.0.weight": (16, 3, 3, 3)})
     assert fit(checkpoint("sdxl-base"), addon).fits is True
-    assert fit(checkpoint("sd1"), addon).fits is False
+    found = fit(checkpoint("sd1"), addon)
+    assert found.fits is False
+    assert "its attn2 takes 2,048, this checkpoint takes 768" in found.reasons
+    assert {misfit.checkpoint for misfit in found.misfits} == {(640, 768), (1280, 768)}
+
+
+def test_llite_modules_are_held_against_their_layers() -> None:
+    """Each reads what its layer reads, and more."""
+    layer = "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{layer}.conditioning1.0.weight": (16, 3, 4, 4),
+        f"{layer}.down.0.weight": (64, 640),
+        f"{layer}.mid.0.weight": (64, 96),
+        f"{layer}.up.0.weight": (640, 64),
+    }
+    assert fit(checkpoint("sdxl-base"), plan_of(shapes)).fits is True
+    wide = {**shapes, f"{layer}.down.0.weight": (64, 320)}
+    assert fit(checkpoint("sdxl-base"), plan_of(wide)).fits is False
+    deep = {name.replace("4_1", "1_1"): shape for name, shape in shapes.items()}
+    assert fit(checkpoint("sdxl-base"), plan_of(deep)).unmatched
+
+
+def test_a_controlnet_with_other_channels_does_not_fit() -> None:
+    shapes = {name: shape for name, (_, shape) in scaled("controlnet-sd1", 1).items()}
+    found = fit(checkpoint("sd1"), plan_of({**shapes, "control_model.zero_convs.5.0.weight": (320, 320, 1, 1)}))
+    assert (found.fits, found.matched, found.total) == (False, 12, 13)
+    assert found.misfits[0].name == "controlnet_down_blocks.5.weight"
+    short = {name: shape for name, shape in shapes.items() if ".zero_convs.11." not in name}
+    assert fit(checkpoint("sd1"), plan_of(short)).fits is False
 
 
 def test_an_upscaler_fits_everything() -> None:

