@@ -10,7 +10,7 @@ from ckptool.convert.sums import left_over
 from ckptool.identify.ema import Ema, find_ema
 from ckptool.identify.identify import identify
 from ckptool.prune.select import part_of
-from ckptool.tensor import Plan
+from ckptool.tensor import Plan, Tensor
 from ckptool.verify.beside import is_marker, is_repair, scales_of, underfilled
 from ckptool.verify.compare import Comparison, compare, ignore
 from ckptool.verify.difference import Counts
@@ -85,6 +85,7 @@ class Explainer:
         self.tell_new()
         self.tell_losses()
         self.name_swaps()
+        self.found.meant = self.meant()
         return self.found
 
     # --- before anything is read -------------------------------------------------------------------------------
@@ -138,13 +139,18 @@ class Explainer:
             item.why = trouble(item.total)
         if item.why and repaired and not (self.expected.stated and item.name not in self.expected.repaired):
             self.found.repaired.append(item.name)
+            self.found.count(item.component, True)
             return
         item.why = item.why or self.unexpected(item) or (underfilled(item) if item.name in self.scales else "")
         if item.why:
-            first = first_of(item) if item.comparisons else None
-            self.found.unexplained.append(Unexplained(item.name, item.component, item.why, first))
-            return
-        self.tell_explained(item)
+            self.unexplained(item.name, item.component, item.why, first_of(item) if item.comparisons else None)
+        else:
+            self.found.count(item.component, True)
+            self.tell_explained(item)
+
+    def unexplained(self, name: str, component: str, why: str, first: Data | None = None) -> None:
+        self.found.unexplained.append(Unexplained(name, component, why, first))
+        self.found.count(component, False)
 
     def tell_explained(self, item: Item) -> None:
         found, candidate, before = self.found, item.pair.candidate, item.original
@@ -153,7 +159,8 @@ class Explainer:
         if item.how == EMA:
             found.ema.append({"name": candidate.name, "from": before.name})
         if before.dtype != candidate.dtype:
-            data: Data = {"name": candidate.name, "from": before.dtype, "to": candidate.dtype}
+            data: Data = {"name": candidate.name, "component": item.component}
+            data |= {"from": before.dtype, "to": candidate.dtype}
             data |= {"clamped": item.total.clamped} if item.total.clamped else {}
             data |= {"scale": self.scales[candidate.name]} if candidate.name in self.scales else {}
             found.cast.append(data)
@@ -186,12 +193,13 @@ class Explainer:
         for name, held in hold(self.modules, self.original, self.candidate).items():
             why = held if isinstance(held, str) else self.rank_trouble(name, held)
             if isinstance(held, Held) and not why:
+                self.found.count(self.component(name), True)
                 self.found.rank[name] = {
                     "from": held.before, "to": held.after, "relative_error": rounded(held.relative_error),
                     "best": rounded(held.best),
                 }  # fmt: skip
             else:
-                self.found.unexplained.append(Unexplained(name, self.component(name), f"its update: {why}"))
+                self.unexplained(name, self.component(name), f"its update: {why}")
 
     def rank_trouble(self, name: str, held: Held) -> str:
         said = self.expected.ranks
@@ -209,8 +217,7 @@ class Explainer:
             elif self.scales and is_marker(tensor):
                 self.found.added.append({"name": tensor.name, "reason": "marks scaled FP8 weights"})
             else:
-                component = self.component(tensor.name)
-                self.found.unexplained.append(Unexplained(tensor.name, component, "is not in the original"))
+                self.unexplained(tensor.name, self.component(tensor.name), "is not in the original")
 
     def tell_losses(self) -> None:
         live = [item for item in self.items if item.comparisons]
@@ -224,9 +231,8 @@ class Explainer:
         dropped |= dict.fromkeys(turned, "part of an update that is made of other tensors now")
         self.found.dropped = [{"name": name, "reason": reason} for name, reason in (dropped | found.dropped).items()]
         self.found.inferred += found.inferred
-        self.found.unexplained += [
-            Unexplained(name, self.component(name), why) for name, why in found.unexplained.items()
-        ]
+        for name, why in found.unexplained.items():
+            self.unexplained(name, self.component(name), why)
 
     def name_swaps(self) -> None:
         names = {item.name for item in self.found.unexplained}
@@ -236,6 +242,19 @@ class Explainer:
             replace(item, why=f"holds the values of {holds[item.name]}") if item.name in holds else item
             for item in self.found.unexplained
         ]
+
+    def meant(self) -> tuple[Tensor, ...]:
+        """What was compared under the candidate's names; what is gone and should not be, under its own."""
+        tensors = {
+            item.name: replace(item.original if item.comparisons else item.pair.sources[0].tensor, name=item.name)
+            for item in self.items
+        }
+        missing = {item.name for item in self.found.unexplained}
+        parts = {name for module in self.modules for name in module.names[0]}
+        for tensor in self.original.tensors:
+            if tensor.name in missing or tensor.name in parts:
+                tensors.setdefault(tensor.name, tensor)
+        return tuple(tensors.values())
 
 
 def without(plan: Plan, names: frozenset[str]) -> Plan:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptool.report import Report
+from ckptool.tensor import Tensor
 from ckptool.verify.difference import First
 
 Data = dict[str, Any]
@@ -55,6 +56,10 @@ class Explanation:
     unexplained: list[Unexplained] = field(default_factory=list)
     inferred: list[str] = field(default_factory=list)
     """What nobody stated, in sentences."""
+    components: dict[str, Data] = field(default_factory=dict)
+    """Component -> tensors, explained."""
+    meant: tuple[Tensor, ...] = ()
+    """The original as the candidate should be but for rounding: the tensors that it was made from, by its own names."""
     compared: int = 0
     """Tensors that are in both files."""
     bytes_compared: int = 0
@@ -78,7 +83,13 @@ class Explanation:
             "dropped": self.dropped,
             "unexplained": [item.data for item in self.unexplained],
             "inferred": self.inferred,
+            "components": self.components,
         }
+
+    def count(self, component: str, explained: bool) -> None:
+        found = self.components.setdefault(component, {"tensors": 0, "explained": 0})
+        found["tensors"] += 1
+        found["explained"] += explained
 
 
 def difference_data(
