@@ -15,16 +15,18 @@ from ckptool.tensor import Plan, Tensor
 # Where `model_ema.` may stand: at the top, behind a wrapper, or inside an autoencoder that was trained by itself.
 ROOTS = ("", "module.", "_orig_mod.", "net.", "model.", "first_stage_model.")
 LITEMA = "model_ema."
+# torch's own AveragedModel and data parallel training put this in front of the names of one side.
+WRAPPED = "module."
 # Other beginnings, each with what the weights may begin with that it averages; the reader makes most of them.
 DOTTED: dict[str, tuple[str, ...]] = {
-    "state_dict_ema.": ("", "state_dict."),
-    "model_state_dict_ema.": ("", "model_state_dict."),
-    "ema_state_dict.": ("",),
-    "model_ema_state_dict.": ("",),
+    "state_dict_ema.": ("", "module.", "state_dict."),
+    "model_state_dict_ema.": ("", "module.", "model_state_dict."),
+    "ema_state_dict.": ("", "module."),
+    "model_ema_state_dict.": ("", "module."),
     "params_ema.": ("params.", ""),
     "ema.ema_model.": ("", "model.", "ema.online_model."),
-    "ema_model.": ("online_model.", "model.", ""),
-    "ema.": ("", "model."),
+    "ema_model.": ("online_model.", "model.", "", "module."),
+    "ema.": ("", "model.", "module."),
     "unet_ema.": ("unet.",),
     "transformer_ema.": ("transformer.",),
 }  # fmt: skip
@@ -34,8 +36,9 @@ PREFERRED = "params."
 KEEPER = "ema."
 # Names that mean an average even where no weights stand beside it.
 ALONE = frozenset(DOTTED) - {"ema.", "ema_model.", "ema.ema_model."}
-COUNTERS = ("decay", "num_updates", "step", "initted", "optimization_step", "updates", "cur_decay_value", "min_decay")
-UPDATES = ("num_updates", "step", "optimization_step", "updates")
+LITEMA_COUNTERS = ("decay", "num_updates", "n_averaged")
+COUNTERS = (*LITEMA_COUNTERS, "step", "initted", "optimization_step", "updates", "cur_decay_value", "min_decay")
+UPDATES = ("num_updates", "n_averaged", "step", "optimization_step", "updates")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
 """Not averaged, as are integers."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -131,21 +134,23 @@ def find_litema(tensors: dict[str, Tensor], root: str) -> Ema | None:
     averages = [tensor for name, tensor in tensors.items() if name.startswith(prefix)]
     if not averages:
         return None
-    counters = tuple(t for t in averages if t.name[len(prefix) :] in COUNTERS[:2])
-    averages = [t for t in averages if t.name[len(prefix) :] not in COUNTERS[:2]]
-    match = litema_match(tensors, averages, prefix, root + "model.")
-    if not match.twins and not match.collisions:
-        match = litema_match(tensors, averages, prefix, root)
-    if not match.twins and not match.collisions:
+    counters = tuple(t for t in averages if t.name[len(prefix) :] in LITEMA_COUNTERS)
+    averages = [t for t in averages if t not in counters]
+    for inner, scope in ((prefix, root + "model."), (prefix, root), (prefix, root + WRAPPED), (prefix + WRAPPED, root)):
+        match = litema_match(tensors, averages, inner, scope)
+        if match.twins or match.collisions:
+            break
+    else:
         match = alone(tensors, averages, prefix, root + "model.")
     return found_as(prefix.removesuffix("."), match, counters)
 
 
 def litema_match(tensors: dict[str, Tensor], averages: list[Tensor], prefix: str, scope: str) -> Match:
     """Map forward from the weights, and hold the mapping to be one to one."""
-    names = [name for name in tensors if name.startswith(scope) and not name.startswith(prefix)]
+    outer = prefix.removesuffix(WRAPPED)
+    names = [name for name in tensors if name.startswith(scope) and not name.startswith(outer)]
     weights, twice = by_dotless(names, scope)
-    by_name, twice_averaged = by_dotless((t.name for t in averages), prefix)
+    by_name, twice_averaged = by_dotless((t.name for t in averages if t.name.startswith(prefix)), prefix)
     pairs = {weights[key]: tensors[by_name[key]] for key in weights.keys() & by_name.keys()}
     # In the order of the weights, so that the same file gives the same report.
     twins = {name: pairs[name] for name in names if name in pairs}
@@ -197,6 +202,8 @@ def find_dotted(tensors: dict[str, Tensor], prefix: str, found: list[Ema]) -> Em
     averages = {name[len(prefix) :]: t for name, t in under.items() if t not in kept}
     if not averages:
         return None
+    if all(name.startswith(WRAPPED) for name in averages) and not any(name in tensors for name in averages):
+        averages = {name.removeprefix(WRAPPED): tensor for name, tensor in averages.items()}
     shared = {scope: sum(scope + name in tensors for name in averages) for scope in scopes}
     scope = max(scopes, key=lambda scope: shared[scope])
     if not shared[scope]:

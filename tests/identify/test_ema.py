@@ -178,6 +178,18 @@ def test_averages_in_a_dict_beside_the_state_dict(plain: str, average: str, tmp_
     assert {name: twin.name for name, twin in ema.twins.items()} == {name: f"{average}.{name}" for name in some()}
 
 
+@pytest.mark.parametrize("average", ["model_ema", "state_dict_ema", "ema"])
+@pytest.mark.parametrize(("inner", "outer"), [("module.", ""), ("", "module."), ("module.", "module.")])
+def test_one_side_or_both_are_wrapped(average: str, inner: str, outer: str, tmp_path: Path) -> None:
+    """As by torch.optim.swa_utils.AveragedModel, or by data parallel training."""
+    averages = under(inner, some()) | {"n_averaged": torch.tensor(7)}
+    ema = found({"model": under(outer, some()), average: averages}, tmp_path)
+    assert ema is not None
+    assert (ema.complete, ema.updates) == (True, 7)
+    names = {outer + name: f"{average}.{inner}{name}" for name in some()}
+    assert {name: twin.name for name, twin in ema.twins.items()} == names
+
+
 def test_an_average_beside_its_own_copy_of_the_weights(tmp_path: Path) -> None:
     kept = {f"online_model.{name}": tensor for name, tensor in some().items()} | under("ema_model.", some())
     counters = {"initted": torch.tensor([True]), "step": torch.tensor([100])}
