@@ -177,9 +177,7 @@ def exactly(threads: int) -> Iterator[None]:
 def held(first: Trace, second: Trace, side: Side, inputs: Inputs) -> ComponentResult:
     """The candidate's run against the original's."""
     pairs = list(zip(first.outputs, second.outputs, strict=True))
-    # The last latent is what all predictions made of it: shown, and no prediction of its own.
-    counted = [pair for pair in pairs if pair[0].name != "latent"]
-    whole = figures((a.values, b.values) for a, b in counted)
+    whole = apart(first, second)
     largest = {
         name: max(value, second.largest.get(name, 0.0)) for name, value in {**second.largest, **first.largest}.items()
     }
@@ -197,6 +195,12 @@ def held(first: Trace, second: Trace, side: Side, inputs: Inputs) -> ComponentRe
         two.values.numpy(),
         settings=(("prediction", inputs.prediction), ("norm groups", str(first.groups)), *side.notes),
     )
+
+
+def apart(first: Trace, second: Trace) -> Figures:
+    """All outputs taken together, but for the last latent: that is what the predictions made, and none itself."""
+    pairs = zip(first.outputs, second.outputs, strict=True)
+    return figures((a.values, b.values) for a, b in pairs if a.name != "latent")
 
 
 def block_error(one: "torch.Tensor", two: "torch.Tensor | None") -> float:

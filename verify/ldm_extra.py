@@ -40,7 +40,7 @@ def components_of(plan: Plan) -> dict[str, Weights]:
     tensors = {tensor.name: tensor for tensor in plan.tensors}
     found: dict[str, Weights] = {}
     seen: dict[str, int] = {}
-    for target in targets(plan.tensors):
+    for target in targets(plan.tensors) or bare_encoder(plan):
         if target.component not in COMPONENTS or target.name.startswith(UNREAD) or is_scale(target.name):
             continue
         tensor = tensors[target.source]
@@ -51,6 +51,13 @@ def components_of(plan: Plan) -> dict[str, Weights]:
             target.name, Weight(tensor, target.shape, part, is_transposed(target), scale_of(tensor, tensors))
         )
     return {name: renamed(name, found[name]) for name in COMPONENTS if name in found}
+
+
+def bare_encoder(plan: Plan) -> tuple[Target, ...]:
+    """A text encoder as transformers 5 writes it, without `text_model.` in front of its names."""
+    if not any(tensor.name == "embeddings.token_embedding.weight" for tensor in plan.tensors):
+        return ()
+    return tuple(Target("text_encoder", t.name, t.shape, t.name) for t in plan.tensors)
 
 
 def is_scale(name: str) -> bool:

@@ -33,6 +33,13 @@ BLOCK = re.compile(
 """The parts that a network is compared by, by whole names."""
 
 
+def block_of(name: str) -> str:
+    """The part that a weight belongs to; of one that belongs to none, its layer."""
+    parts = name.split(".", DEEPEST)
+    heads = (".".join(parts[:end]) for end in range(1, min(len(parts), 4)))
+    return next((head for head in heads if BLOCK.fullmatch(head)), name.rpartition(".")[0])
+
+
 class Probe:
     """Hooks on every layer of a network, for one pass or several."""
 
