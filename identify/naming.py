@@ -220,6 +220,8 @@ ALONE: tuple[tuple[str, str, str], ...] = (
     ("transformer.resblocks.0.ln_1.weight", "text_encoder", "openclip"),
 )
 
+OTHER = (("", "unet", "diffusers"),)
+
 
 def targets(tensors: Iterable[Tensor]) -> tuple[Target, ...]:
     """Every weight of a checkpoint under its canonical name; names that no table knows stay as they are."""
@@ -238,9 +240,9 @@ def targets(tensors: Iterable[Tensor]) -> tuple[Target, ...]:
 
 
 def alone(names: Iterable[str]) -> tuple[tuple[str, str, str], ...]:
-    """The one way of naming of a component that stands alone; empty when it is none that is known."""
+    """The one way of naming of a component that stands alone; a network of another family keeps its names."""
     present = set(names)
-    return tuple(("", component, way) for marker, component, way in ALONE if marker in present)[:1]
+    return next(((("", component, way),) for marker, component, way in ALONE if marker in present), OTHER)
 
 
 def named(tensor: Tensor, name: str, component: str, way: str, levels: int) -> Iterator[Target]:

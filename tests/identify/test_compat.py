@@ -159,6 +159,46 @@ def test_the_oldest_diffusers_names_are_found() -> None:
     assert (found.fits, found.matched, found.total) == (True, len(names), len(names))
 
 
+@pytest.mark.parametrize("ending", ["lora_A.weight", "lora_A.default.weight", "lora_linear_layer.down.weight"])
+def test_text_encoders_are_found_by_every_naming(ending: str) -> None:
+    up = ending.replace("lora_A", "lora_B").replace("down", "up")
+    shapes = {}
+    for component, architecture in (("text_encoder", "diffusers-te-sd1"), ("text_encoder_2", "diffusers-te-sdxl-2")):
+        for name, (_, shape) in manifests.load(architecture).items():
+            if name.endswith("_proj.weight"):
+                layer = f"{component}.text_model.{name.removeprefix('text_model.').removesuffix('.weight')}"
+                shapes |= {f"{layer}.{ending}": (8, shape[1]), f"{layer}.{up}": (shape[0], 8)}
+    found = fit(checkpoint("sdxl-base"), plan_of(shapes))
+    assert (found.fits, found.matched, found.total) == (True, 4 * (12 + 32), 4 * (12 + 32))
+    assert fit(checkpoint("sd2.1-v"), plan_of(shapes)).fits is False
+
+
+FLUX = {
+    "img_in.weight": (96, 64),
+    "guidance_in.in_layer.weight": (96, 16),
+    "double_blocks.0.img_attn.norm.key_norm.scale": (8,),
+    "double_blocks.0.img_attn.proj.weight": (96, 96),
+    "double_blocks.0.img_attn.qkv.weight": (288, 96),
+    "single_blocks.0.linear1.weight": (672, 96),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_other_families_are_held_against_each_other_where_the_names_agree(prefix: str) -> None:
+    plan = plan_of({prefix + name: shape for name, shape in FLUX.items()})
+    base = checkpoint_of(plan, identify(plan))
+    names = {"double_blocks_0_img_attn_proj": (96, 96), "double_blocks_0_img_attn_qkv": (288, 96)}
+    kohya = ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight")
+    assert fit(base, lora(names, *kohya)).fits is True
+    assert fit(base, lora({**names, "double_blocks_0_img_attn_proj": (96, 64)}, *kohya)).fits is False
+    other = lora(
+        {"transformer_blocks.0.attn.to_q": (96, 96)}, "transformer.{}.lora_A.weight", "transformer.{}.lora_B.weight"
+    )
+    assert fit(base, other).fits is not True
+    assert fit(base, described("lora-kohya-sd1")).fits is False
+    assert fit(checkpoint("sd1"), lora(names, *kohya)).fits is False
+
+
 def test_ldm_names_of_sd1_are_found() -> None:
     names = {
         name.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_"): (shape[0], shape[1])

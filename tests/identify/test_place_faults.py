@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ckptool.errors import Unwritable
+from ckptool.identify.place_files import made
 from tests.convert.converting import ckptool
 from tests.convert.test_no_room import CKPTOOL, with_little_room
 from tests.identify.fitting import scaled, zeros
@@ -176,6 +178,30 @@ def test_a_folder_that_takes_no_files(lora: Path) -> None:
     ran = place(lora, "comfyui", Path("/proc/self"), "--kind", "lora")
     assert ran.code in (2, 3)
     assert len(ran.err.splitlines()) == 2
+
+
+def test_a_folder_that_cannot_be_made() -> None:
+    with pytest.raises(Unwritable, match="cannot be written"), made(Path("/proc/ckptool/models")):
+        pass
+
+
+def interrupted(folder: Path, left: str = "") -> None:
+    """Work that makes `folder`, leaves a file in it where one is named, and is interrupted."""
+    with made(folder):
+        assert folder.is_dir()
+        if left:
+            (folder / left).write_text("")
+        raise KeyboardInterrupt
+
+
+def test_a_folder_that_was_made_goes_when_the_work_fails(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path / "old/new/newer")
+    assert os.listdir(tmp_path / "old") == []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path / "old/new", "somebody's")
+    assert os.listdir(tmp_path / "old/new") == ["somebody's"]
 
 
 def test_a_folder_without_permission(lora: Path, tmp_path: Path) -> None:
