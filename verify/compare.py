@@ -10,6 +10,7 @@ from zlib_ng import zlib_ng
 from ckptool.convert.crew import Advance
 from ckptool.convert.jobs import RUN
 from ckptool.convert.sums import Sum, is_whole
+from ckptool.quantize.formats import Name
 from ckptool.quantize.kernels import astype
 from ckptool.tensor import BITS
 from ckptool.verify.difference import Change, Counts, Seen, differences
@@ -21,7 +22,7 @@ from ckptool.verify.threads import each
 PIECE = 1 << 17
 """Elements at a time: both pieces and what is computed of them stay in a core's cache."""
 # Between these numkong rounds faster than memory is read; what it says is believed only where the candidate agrees.
-QUICK: dict[str, str] = {
+QUICK: dict[str, Name] = {
     "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 # The bits of infinity, or of the first NaN: a cast must not have made one unseen.

@@ -50,7 +50,7 @@ def report_of(
 
 def different(explanation: Explanation) -> bool:
     """So much is unexplained that no single tensor is worth a word."""
-    every = sum(part["tensors"] for part in explanation.components.values())
+    every = sum(int(part["tensors"]) for part in explanation.components.values())
     return len(explanation.unexplained) > max(DIFFERENT * every, 1)
 
 

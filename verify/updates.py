@@ -125,7 +125,7 @@ def distance(update: Update, ratio: float, new: Factored, whole: float) -> float
             # The QR of both together: squares of differences would lose half of the digits.
             left = numpy.hstack([update.left * ratio, -new.left])
             right = numpy.vstack([update.right, new.right])
-            one, other = numpy.linalg.qr(left, mode="r"), numpy.linalg.qr(right.T, mode="r")
+            (_, one), (_, other) = numpy.linalg.qr(left), numpy.linalg.qr(right.T)
             return float(numpy.linalg.norm(one @ other.T))
         if isinstance(update, Dense):
             return float(numpy.linalg.norm(update.matrix * ratio - new.left @ new.right))
