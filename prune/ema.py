@@ -78,7 +78,7 @@ def exchanged(plan: Plan, ema: Ema, outcome: Outcome) -> Plan:
             raw_bytes += tensor.nbytes
         elif tensor.name in plain:
             dropped.append(Dropped(tensor.name, f"written as {plain[tensor.name]}"))
-            outcome.renamed.append((tensor.name, plain[tensor.name]))
+            outcome.exchanged.append((tensor.name, plain[tensor.name]))
             if plain[tensor.name] not in present:
                 outcome.restored = True
                 tensors.append(replace(tensor, name=plain[tensor.name]))

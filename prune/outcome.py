@@ -14,6 +14,8 @@ class Outcome:
 
     renamed: list[tuple[str, str]] = field(default_factory=list)
     """Old and new names."""
+    exchanged: list[tuple[str, str]] = field(default_factory=list)
+    """The same of averages that took the place of weights: their old names mean nothing any more."""
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
     """What was left out, by reason: tensors and bytes."""
     restored: bool = False

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import translate
+from functools import cache
 
 from ckptool.errors import UsageError
 from ckptool.identify.components import COMPONENTS, component_of
@@ -34,21 +35,24 @@ def canonical(components: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ALIASES.get(name, name) for name in components))
 
 
-def matcher(patterns: Iterable[str], names: Iterable[str]) -> frozenset[str]:
-    """The names that any pattern matches (`*`, `?` and `[…]`; `*` goes across dots).
-
-    Raises UsageError for a pattern that matches none, with names that are near.
-    """
+def matching(patterns: Iterable[str], names: Iterable[str]) -> frozenset[str]:
+    """The names that any pattern matches (`*`, `?` and `[…]`; `*` goes across dots)."""
     listed = tuple(names)
-    matched: set[str] = set()
+    return frozenset(name for pattern in patterns for name in listed if pattern_of(pattern)(name))
+
+
+def check_matches(patterns: Iterable[str], names: Iterable[str]) -> None:
+    """Raises UsageError for a pattern that matches none, with names that are near."""
+    listed = tuple(names)
     for pattern in patterns:
-        match: Callable[[str], object] = re.compile(translate(pattern)).match
-        found = [name for name in listed if match(name)]
-        if not found:
+        if not any(map(pattern_of(pattern), listed)):
             near = ", ".join(escape(name) for name in close(pattern, listed)) or "inspect lists the components"
             raise UsageError(f"no tensor's name matches {escape(pattern)!r}", f"names that are near: {near}")
-        matched.update(found)
-    return frozenset(matched)
+
+
+@cache
+def pattern_of(pattern: str) -> Callable[[str], object]:
+    return re.compile(translate(pattern)).match
 
 
 def close(pattern: str, names: tuple[str, ...]) -> list[str]:

@@ -16,7 +16,7 @@ from ckptool.prune.outcome import Outcome, fitted, leave_out
 from ckptool.prune.position_ids import Repaired, repair, repaired_data
 from ckptool.prune.rank import RankStep, rank_lines
 from ckptool.prune.same import check_same
-from ckptool.prune.select import Selection, canonical, check_present, matcher, part_of, select
+from ckptool.prune.select import Selection, canonical, check_matches, check_present, matching, part_of, select
 from ckptool.prune.standalone import stand_alone
 from ckptool.prune.threshold import (
     Zeroed,
@@ -98,15 +98,28 @@ class Prune:
 
     def chosen(self, plan: Plan, before: Identity) -> Plan:
         """Without what inference does not need, and what was not asked for."""
-        names = [tensor.name for tensor in plan.tensors]
-        kept = matcher(self.wishes.keep, names)
-        selection = Selection(only=self.only, without=self.without, kept=kept, dropped=matcher(self.wishes.drop, names))
-        plan = apply_ema(plan, self.wishes.ema, kept, self.outcome)
-        training = {name: reason for name, reason in training_reasons(plan).items() if name not in kept}
+        wishes = self.wishes
+        names = {tensor.name: None for tensor in plan.tensors}
+        kept = matching(wishes.keep, names)
+        plan = apply_ema(plan, wishes.ema, kept, self.outcome)
+        # Names count as they stand in the file, and as the average has left them. Its own are gone when it is used:
+        # a pattern for them must not hit the weights that they became.
+        gone = {old for old, _ in self.outcome.exchanged}
+        names = {name: None for name in (*names, *(tensor.name for tensor in plan.tensors)) if name not in gone}
+        check_matches((*wishes.keep, *wishes.drop), names)
+        chosen = {"kept": matching(wishes.keep, names), "dropped": matching(wishes.drop, names)}
+        selection = self.renamed(Selection(only=self.only, without=self.without, **chosen))
+        training = {name: reason for name, reason in training_reasons(plan).items() if name not in selection.kept}
         if "training" in self.only:
             training = {}
         plan = leave_out(plan, training, "training state", self.outcome)
         return select(plan, before.kind, selection, self.outcome)
+
+    def renamed(self, selection: Selection) -> Selection:
+        """With the new names of tensors that were chosen by their old ones."""
+        kept = {new for old, new in self.outcome.renamed if old in selection.kept}
+        dropped = {new for old, new in self.outcome.renamed if old in selection.dropped}
+        return replace(selection, kept=selection.kept | kept, dropped=selection.dropped | dropped)
 
     def changed(self, plan: Plan, before: Identity) -> Plan:
         """With the changes of values, ranks and names that were asked for."""
@@ -154,7 +167,7 @@ class Prune:
         """The keys of the report that are prune's own."""
         outcome = self.outcome
         report: Report = {
-            "renamed": [{"from": old, "to": new} for old, new in outcome.renamed],
+            "renamed": [{"from": old, "to": new} for old, new in (*outcome.exchanged, *outcome.renamed)],
             "removed": {group: {"tensors": n, "bytes": nbytes} for group, (n, nbytes) in outcome.groups.items()},
             "bytes_before": self.nbytes,
             "repaired": repaired_data(self.repaired),

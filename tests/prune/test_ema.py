@@ -191,6 +191,22 @@ def test_params_ema_is_what_stays_unless_it_is_dropped(options: tuple[str, ...],
     assert is_just(prune(tmp_path / "m.pth", *options).tensors, some(value))
 
 
+def test_names_of_the_file_and_of_the_output_both_count(tmp_path: Path) -> None:
+    torch.save({"params": some(0.0), "params_ema": some(10.0)}, tmp_path / "m.pth")
+    left = ["layers.1.weight", "layers.2.weight"]
+    assert list(prune(tmp_path / "m.pth", "--ema", "drop", "--drop", "params.layers.0.*").tensors) == left
+    path = saved(under("unet_ema.", some(10.0)), tmp_path)
+    pruned = prune(path, "--ema", "use", "--drop", "unet.layers.0.*")
+    assert list(pruned.tensors) == [f"unet.{name}" for name in left]
+
+
+@pytest.mark.parametrize("option", ["--drop", "--keep"])
+def test_a_name_of_the_average_does_not_hit_the_weights_that_it_became(option: str, tmp_path: Path) -> None:
+    path, _ = checkpoint(tmp_path, FULL[0])
+    assert "matches" in refused(path, "--ema", "use", option, "model_ema.diffusion*", code=2).err
+    prune(path, option, "model_ema.diffusion*")
+
+
 def test_params_ema_that_lacks_one_is_not_mixed(tmp_path: Path) -> None:
     torch.save({"params": some(0.0), "params_ema": some(10.0, 2)}, tmp_path / "m.pth")
     refused(tmp_path / "m.pth", "--ema", "use")

@@ -117,6 +117,17 @@ def test_weights_of_unet_and_text_encoders_and_nothing_else(architecture: str, t
     assert zeroed["unet"]["fraction"] == zeroed["unet"]["relative_error"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("architecture", "component"),
+    [("diffusers-unet-sd1", "unet"), ("diffusers-unet-sdxl", "unet"), ("diffusers-te-sd2", "text_encoder")],
+)
+def test_diffusers_components(architecture: str, component: str, tmp_path: Path) -> None:
+    path, tensors = checkpoint(tmp_path, architecture)
+    apart = ("norm", "embedding", "bias")
+    targets = [n for n, t in tensors.items() if len(t.shape) > 1 and not any(part in n for part in apart)]
+    assert list(check(path, tensors, 10.0, len(targets))) == [component]
+
+
 def test_the_report_says_what_it_costs(tmp_path: Path) -> None:
     path, tensors = checkpoint(tmp_path, "sd1", 32)
     pruned = prune(path, "--threshold", 0.01)
