@@ -22,6 +22,7 @@ RULES: dict[str, str] = {
     "no-checksums": "The archive was written without checksums.",
     "unusable-tensor": "A tensor is described in a way that cannot be right or cannot be converted.",
     "more-findings": "There are more findings than are listed.",
+    "does-not-fit": "An addon does not fit the checkpoint, or it cannot be told whether it does.",
     "refused": "The file cannot be read, so nothing is known about the rest of it.",
 }
 

@@ -17,6 +17,7 @@ from ckptool.identify.compat_words import (
     fit_data,
     fit_lines,
     label_data,
+    overall,
     refused_data,
     title,
     word_of,
@@ -63,6 +64,7 @@ def command(checkpoint: Path, addons: tuple[Path, ...], **options: Any) -> None:
         result, found = check(base, path, options)
         results.append(result)
         code = max(code, found)
+    data["verdict"] = overall(results)
     findings = [finding for result in results if (finding := finding_of(result))]
     data |= {"checkpoint": label_data(identity), "addons": results, "findings": findings}
     deliver([data], options)

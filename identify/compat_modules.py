@@ -75,7 +75,7 @@ def adapter(checkpoint: Checkpoint, plan: Plan, identity: Identity) -> Fit:
             missing[component] = missing.get(component, 0) + 1
     total = len(found) - sum(missing.values())
     matched = total - len(unmatched) - len(misfits)
-    notes = (PADDED,) if padded else ()
+    notes: tuple[str, ...] = (PADDED,) if padded else ()
     notes += tuple(
         f"{plural(count, 'module')} of it change a {WORDS.get(component, component)}, which this file does not hold"
         for component, count in missing.items()

@@ -52,6 +52,14 @@ def refused_data(path: str, error: CkptoolError) -> Report:
     return {"path": path, "fits": None, "error": {"message": error.message, "hint": error.hint}}
 
 
+def overall(addons: list[Report]) -> str:
+    """One word for all of them: that of the worst."""
+    answers = [addon["fits"] for addon in addons]
+    if None in answers:
+        return "refused"
+    return FITS_NOT if False in answers else AMBIGUOUS if AMBIGUOUS in answers else FITS
+
+
 def finding_of(addon: Report) -> Report | None:
     """The addon as a finding, for the reports of other forms; None when it fits."""
     if addon["fits"] is True:

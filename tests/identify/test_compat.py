@@ -351,6 +351,7 @@ def test_exit_0_when_all_fit(files: Path) -> None:
     report = data(ran)
     assert (report["checkpoint"]["kind"], report["checkpoint"]["base"]) == ("checkpoint", "sd1")
     assert [addon["fits"] for addon in report["addons"]] == [True] * 3
+    assert report["verdict"] == "fits"
     assert report["addons"][0]["matched"] == report["addons"][0]["modules"] == 264
 
 
@@ -389,6 +390,7 @@ def test_a_refused_addon_gives_3_and_the_others_are_still_looked_at(files: Path,
     refused, fitting = data(ran)["addons"]
     assert "web page" in refused["error"]["message"]
     assert (refused["fits"], fitting["fits"]) == (None, True)
+    assert data(ran)["verdict"] == "refused"
 
 
 def test_a_checkpoint_is_no_addon_and_a_lora_no_checkpoint(files: Path) -> None:
