@@ -24,10 +24,13 @@ STYLE = """
 .bars small { color: #777; grid-column: 2 / 4; margin-top: -.3rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 0 2rem; }
 h3 { font-size: .95rem; margin: 1.2rem 0 .3rem; } .facts ul, .plain { margin: 0; padding-left: 1.1rem; }
-li { overflow-wrap: anywhere; } .problems li { color: #b42318; } summary { cursor: pointer; margin-top: 1rem; }
+li { overflow-wrap: anywhere; }
+.scroll td:last-child { white-space: nowrap; }
+.problems li { color: #b42318; } summary { cursor: pointer; margin-top: 1rem; }
 @media (prefers-color-scheme: dark) { .problems li { color: #ff9b8f; } .bars small { color: #aaa; } }
 @media (max-width: 40rem) {
-  .bars { grid-template-columns: 1fr max-content; } .bars svg, .bars small { grid-column: 1 / 3; }
+  .bars { grid-template-columns: 1fr max-content; grid-auto-flow: dense; }
+  .bars svg, .bars small { grid-column: 1 / 3; } .bars .size { grid-column: 2; }
   .facts { grid-template-columns: 1fr; } body { margin: 1rem auto; }
 }
 """
@@ -69,7 +72,7 @@ def bars(report: Report) -> Iterator[str]:
             f"<span>{escape(name)}</span>"
             f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{share:.1f} %">'
             f'<rect class="{escape(name)}" width="{seen:.2f}" height="10"/></svg>'
-            f"<span>{size(component['bytes'])}</span>"
+            f'<span class="size">{size(component["bytes"])}</span>'
             f"<small>{component['tensors']:,} tensors, {count(component['params'])} parameters, "
             f"{escape(', '.join(component['dtypes']))}</small>"
         )

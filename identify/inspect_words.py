@@ -14,7 +14,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def inspect_lines(report: Report, verbose: bool) -> Iterator[str]:
     """All that is said of one source."""
-    yield f"{escape(report['path'], 1000)}  {headline(report)}"
+    yield f"{escape(report['path'], 1000)}  {headline(report)} ({report['format']})"
     branches = [
         ("components", list(component_lines(report))),
         ("facts", list(fact_lines(report))),
@@ -74,7 +74,6 @@ def count(number: int) -> str:
 
 
 def fact_lines(report: Report) -> Iterator[str]:
-    yield f"format: {report['format']}"
     if report["verdict"] != "clean":
         yield f"pickles: {report['verdict']}"
     if report["precision"]:
@@ -94,7 +93,8 @@ def ema_lines(ema: Report) -> Iterator[str]:
         return
     words = ["complete" if ema["complete"] else "incomplete"]
     if ema["relative_distance"] is not None:
-        words.append(f"{ema['relative_distance']:.3g} from the weights (told from {ema['sampled_values']:,} values)")
+        told = f"(told from {ema['sampled_values']:,} values)"
+        words.append(f"relative distance {ema['relative_distance']:.3g} from the weights {told}")
     if ema.get("useless"):
         words.append("useless")
     yield f"EMA: {', '.join(words)}"

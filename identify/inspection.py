@@ -94,7 +94,7 @@ def report_of(path: str, plan: Plan, identity: Identity) -> Report:
         "verdict": verdict(list(plan.findings)),
         "evidence": list(identity.evidence),
         "problems": problems,
-        "findings": [finding_data(finding) for finding in plan.findings],
+        "findings": [finding_data(finding) | {"action": "reported"} for finding in plan.findings],
         "left_out": [dropped_data(item) for item in plan.dropped],
     }
 

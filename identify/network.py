@@ -18,7 +18,7 @@ from ckptool.identify.families import (
 )
 from ckptool.identify.names import Names, shown
 from ckptool.identify.rules import holds
-from ckptool.identify.signs import RATIO, STRUCTURE, WIDTH, WRAPPER, Decision, Sign, decide, open_to
+from ckptool.identify.signs import PLACE, RATIO, STRUCTURE, WIDTH, WRAPPER, Decision, Sign, decide, open_to
 from ckptool.identify.variants import family_variant
 from ckptool.tensor import Tensor
 
@@ -130,6 +130,9 @@ def unet_signs(names: Names, view: View, whole: bool = True) -> Iterator[Sign]:
     label = next((names.tensors[name] for name in LABELS if name in names.tensors), None)
     if label is not None:
         yield from label_signs(label)
+    elif whole and view.places:
+        says = frozenset(base for base, row in UNETS.items() if row.label is None)
+        yield Sign(PLACE, says, f"no label embedding, as in {titles(says)}")
 
 
 def label_signs(label: Tensor) -> Iterator[Sign]:

@@ -7,8 +7,8 @@ from ckptool.identify.identity import AMBIGUOUS
 
 # The order in which signs count. A width as published says it all, unless the whole network is scaled down: then widths
 # stand to each other as published, and a single one that looks like another network's means nothing.
-# What stands where is the weakest: a network cut down to two levels has attention in other places than it was published
-# with, but the same layers.
+# What stands where, and what is missing, is the weakest: a network cut down to two levels has attention in other places
+# than it was published with, but the same layers.
 WIDTH, RATIO, STRUCTURE, WRAPPER, PLACE = "width", "ratio", "structure", "wrapper", "place"
 
 

@@ -201,3 +201,28 @@ def test_embeddings_for_several_encoders_are_known_by_their_names() -> None:
 def test_an_embedding_under_a_plain_token_is_known() -> None:
     assert known(of({"sks": (1024,)})).kind == "textual-inversion"
     assert known(of({"sks.weight": (1024, 1024)})).kind == "unknown"
+
+
+def tiny(linear: bool, context: int, blocks: int = 1) -> Shapes:
+    """A UNet of two levels with 32 and 64 channels, as diffusers' own tests use."""
+    shapes: Shapes = {"conv_in.weight": (32, 4, 3, 3), "time_embedding.linear_1.weight": (128, 32)}
+    for place in ("down_blocks.1.attentions.0", "mid_block.attentions.0", "up_blocks.0.attentions.0"):
+        shapes[f"{place}.proj_in.weight"] = (64, 64) if linear else (64, 64, 1, 1)
+        for number in range(blocks):
+            shapes[f"{place}.transformer_blocks.{number}.attn2.to_k.weight"] = (64, context)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("shapes", "base"),
+    [
+        (tiny(False, 32), "sd1"),
+        (tiny(False, 768), "sd1"),
+        (tiny(True, 1024), "sd2"),
+        (tiny(True, 2048), "sdxl"),
+        (tiny(True, 64, 2) | {"add_embedding.linear_1.weight": (128, 80)}, "sdxl"),
+        (tiny(True, 32), "ambiguous"),
+    ],
+)
+def test_networks_of_two_levels_are_known_by_layers_and_not_by_places(shapes: Shapes, base: str) -> None:
+    assert (known(of(shapes)).kind, known(of(shapes)).base) == ("unet", base)

@@ -60,7 +60,13 @@ def test_the_tree_shows_components_with_bars_and_where_the_file_goes(full: Path)
     out = ckptool("inspect", full).out
     assert "checkpoint of Stable Diffusion 1" in out.splitlines()[0]
     assert any("unet" in line and "█" in line and "686 tensors" in line for line in out.splitlines())
-    for words in ("EMA: complete", "not below 512", "a1111: models/Stable-diffusion", "attn2.to_k.weight", "together:"):
+    for words in (
+        "EMA: complete, relative distance",
+        "not below 512",
+        "a1111: models/Stable-diffusion",
+        "attn2.to_k.weight",
+        "together:",
+    ):
         assert words in out
 
 
