@@ -134,7 +134,7 @@ def scale_of(module: AdapterModule, without_alpha: float = 1.0) -> float:
     Raises Unfit for an alpha that loaders would not agree about.
     """
     rank = module.rank
-    if module.algorithm == "full" or rank is None:
+    if rank is None:
         return 1.0
     if "alpha" not in module.parts:
         return without_alpha

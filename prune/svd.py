@@ -10,6 +10,8 @@ from typing import Any
 
 LIMIT = 1 << 25
 """Numbers that one matrix may hold: 256 MiB in float64, room for the largest convolution of SDXL."""
+SIDE = 3072
+"""Singular values of one matrix: the width of Flux. The time goes with their cube, and is half a minute here."""
 
 TALL = 2
 CONDITION = 1e4
@@ -81,6 +83,13 @@ def check_size(*shape: int) -> None:
         raise Unfit("it has no values")
 
 
+def check_side(rows: int, columns: int) -> None:
+    """Raises Unfit for a matrix whose SVD or QR would take minutes."""
+    check_size(rows, columns)
+    if min(rows, columns) > SIDE:
+        raise Unfit(f"the singular values of a matrix of {rows:,} × {columns:,} would take minutes")
+
+
 def decompose(update: Update) -> Svd:
     """The SVD of an update. Raises Unfit when it is too large or its numbers leave the range of float64."""
     import numpy
@@ -108,7 +117,7 @@ def decomposed(update: Update) -> Svd:
 def of_matrix(matrix: Any) -> Svd:
     import numpy
 
-    check_size(*matrix.shape)
+    check_side(*matrix.shape)
     u, values, vt = numpy.linalg.svd(matrix, full_matrices=False)
     return Svd(values, lambda count: u[:, :count], lambda count: vt[:count])
 
@@ -116,10 +125,12 @@ def of_matrix(matrix: Any) -> Svd:
 def of_factors(left: Any, right: Any) -> Svd:
     import numpy
 
-    check_size(*left.shape)
-    check_size(*right.shape)
-    inner = left.shape[1]
-    check_size(min(left.shape[0], inner), min(right.shape[1], inner))
+    rows, columns = shape_of(Factored(left, right))
+    if left.shape[1] > min(rows, columns):
+        check_side(rows, columns)
+        return of_matrix(left @ right)
+    check_side(*left.shape)
+    check_side(*right.shape)
     q1, r1 = qr(left)
     q2, r2 = qr(right.T)
     u, values, vt = numpy.linalg.svd(r1 @ r2.T, full_matrices=False)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ckptool.errors import Refused, UsageError
 from ckptool.prune.rank import RankStep, rank_lines
+from ckptool.prune.rank_factors import cast
 from tests.convert.converting import ckptool
 from tests.prune.ranks import KOHYA, PEFT, Tensors, best, done, done_file, lora, random, relative, update, with_values
 
@@ -185,7 +186,9 @@ def test_a_module_with_nan_or_infinity_stays_and_is_reported(tmp_path: Path, bad
     made = done(tmp_path, tensors, rank=3)
     assert made.tensors["x.lora_down.weight"].shape[0] == 8
     assert made.tensors["y.lora_down.weight"].shape[0] == 3
-    assert [item["name"] for item in made.report["ranks"]["untouched"]] == ["x"]
+    (untouched,) = made.report["ranks"]["untouched"]
+    assert untouched["name"] == "x"
+    assert ("alpha is no number" if part == "alpha" else "NaN or infinity") in untouched["reason"]
 
 
 @pytest.mark.parametrize(
@@ -340,3 +343,12 @@ def test_the_command_reports_ranks(tmp_path: Path) -> None:
     assert report["rank"]["x"]["energy"] == pytest.approx(84 / 85.33203125)
     assert report["ranks"]["bytes_after"] < report["ranks"]["bytes_before"]
     assert load_file(tmp_path / "y.safetensors")["x.lora_up.weight"].shape == (96, 3)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
+def test_numbers_are_rounded_as_torch_rounds_them(dtype: str) -> None:
+    numbers = random(1 << 16).float()  # torch rounds twice on the way from float64
+    halfway = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-11, 1 + 3 * 2**-11, 1e-7, 65504.0, 65519.0])
+    numbers = torch.cat([numbers, halfway])
+    torch_dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[dtype]
+    assert cast(numbers.double().numpy(), dtype) == numbers.to(torch_dtype).view(torch.uint8).numpy().tobytes()

@@ -3,7 +3,19 @@
 import numpy
 import pytest
 
-from ckptool.prune.svd import LIMIT, Dense, Factored, Kron, Unfit, Update, check_size, decompose, norm_of_product, qr
+from ckptool.prune.svd import (
+    LIMIT,
+    SIDE,
+    Dense,
+    Factored,
+    Kron,
+    Unfit,
+    Update,
+    check_size,
+    decompose,
+    norm_of_product,
+    qr,
+)
 
 GENERATOR = numpy.random.default_rng(0)
 
@@ -97,6 +109,21 @@ def test_a_size_is_refused_before_it_is_allocated() -> None:
     wide = numpy.broadcast_to(numpy.float64(1), (1 << 13, 1 << 13))  # of eight bytes
     with pytest.raises(Unfit, match="too large"):
         decompose(Dense(wide))
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        Dense(numpy.broadcast_to(1.0, (SIDE + 1, SIDE + 1))),
+        Factored(numpy.broadcast_to(1.0, (SIDE + 1, SIDE + 1)), numpy.broadcast_to(1.0, (SIDE + 1, SIDE + 1))),
+        Factored(numpy.broadcast_to(1.0, (SIDE + 1, SIDE + 5)), numpy.broadcast_to(1.0, (SIDE + 5, SIDE + 1))),
+        Kron(Dense(numpy.broadcast_to(1.0, (SIDE + 1, SIDE + 1))), Dense(normal(2, 2))),
+    ],
+    ids=["dense", "factors", "wide factors", "Kronecker product"],
+)
+def test_what_would_take_minutes_is_not_begun(update: Update) -> None:
+    with pytest.raises(Unfit, match="minutes"):
+        decompose(update)
 
 
 def test_the_norm_of_a_product_needs_no_product() -> None:

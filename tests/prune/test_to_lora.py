@@ -33,10 +33,16 @@ def loha_tucker(rows: int, columns: int, rank: int) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
+def twice(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    parts["hada_w1_a"][:, 2] = parts["hada_w1_a"][:, 0]
+    return parts
+
+
 MODULES = {
     "LoHa": (named("x", loha(48, 40, 3), 2.0), 9, (40,)),
     "LoHa without alpha": (named("x", loha(48, 40, 3)), 9, (40,)),
     "LoHa of more pairs than rows": (named("x", loha(12, 40, 4), 2.0), 12, (40,)),
+    "LoHa with a column twice": (named("x", twice(loha(48, 40, 3)), 2.0), 6, (40,)),
     "LoHa with Tucker cores": (named("x", loha_tucker(48, 20, 3), 2.0), 9, (20, 3, 3)),
     "LoKr": (named("x", {"lokr_w1": random(4, 6), "lokr_w2": random(12, 8)}, 7.0), 32, (48,)),
     "LoKr of factors": (
@@ -83,6 +89,14 @@ def test_at_a_rank_it_is_the_best_approximation(
     assert inputs
 
 
+@pytest.mark.parametrize("alpha", [-2.0, 1e-3, 300.0])
+def test_the_scale_goes_into_the_factors_with_its_sign(tmp_path: Path, alpha: float) -> None:
+    tensors = named("x", loha(48, 40, 3), alpha)
+    made = done(tmp_path, tensors, to_lora=True)
+    assert made.tensors["x.alpha"].item() == 9
+    assert relative(update(made.tensors, "x"), update(tensors, "x")) < 2e-6
+
+
 def test_a_plain_lora_stays_beside_them_to_the_bit(tmp_path: Path) -> None:
     tensors = lora("y", random(48, 4), random(4, 40), 2.0, torch.float16) | named("x", loha(48, 40, 3), 2.0)
     made = done(tmp_path, tensors, to_lora=True)
@@ -106,7 +120,7 @@ def test_what_is_added_to_the_bias_and_the_dora_scale_stay(tmp_path: Path) -> No
 
 
 def test_names_that_are_taken_are_not_written_twice(tmp_path: Path) -> None:
-    tensors = lora("x", random(48, 4), random(4, 40), 2.0)
+    tensors = lora("x", random(48, 4), random(4, 40))
     tensors |= {name.replace("_a", "_a.default").replace("_b", "_b.default"): t
                 for name, t in named("x", loha(48, 40, 3)).items()}  # fmt: skip
     made = done(tmp_path, tensors, to_lora=True)
