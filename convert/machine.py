@@ -24,10 +24,10 @@ Meaning = Callable[..., Value]
 class Limits:
     """Budgets of one pickle. Text and bytes need none: they are bounded by the file."""
 
-    containers: int = 1_500_000
+    containers: int = 1_000_000
     stack: int = 1_000_000
     marks: int = 100_000
-    memo: int = 10_000_000
+    memo: int = 2_000_000
     calls: int = 50_000
     references: int = 100_000
 

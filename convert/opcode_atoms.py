@@ -81,6 +81,7 @@ def text_or_bytes(data: bytes) -> str | bytes:
 
 
 def leave(m: Machine, count: int, text: bool) -> Blob:
+    m.containers += 2  # a Blob and its Record
     start = m.stream.tell()
     m.stream.skip(count)
     return Blob(m.stream.record.slice(start, count), text)

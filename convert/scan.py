@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckptool.convert.contents import Contents
@@ -11,9 +11,11 @@ from ckptool.convert.folders import shard_paths
 from ckptool.convert.read import in_file, read_contents
 from ckptool.convert.safetensors_file import read_safetensors
 from ckptool.convert.sniff import sniff
-from ckptool.errors import CkptoolError, NotACheckpoint
+from ckptool.errors import CkptoolError, NotACheckpoint, Refused
+from ckptool.hashes import sha256_of_file
 from ckptool.source import File
 from ckptool.tensor import Finding
+from ckptool.text import escape
 
 # Endings under which models travel: in a folder, such a file that cannot be read is refused and not passed over.
 MODEL_ENDINGS = frozenset(
@@ -33,58 +35,84 @@ class Scan:
     verdict: str
     findings: tuple[Finding, ...] = ()
     error: CkptoolError | None = None
+    sha256: str | None = None
 
 
-def scan_file(path: Path) -> Scan:
+def scan_file(path: Path, with_hash: bool = False) -> Scan:
     """Scan one file by its content. A file that cannot be read or understood is refused, never clean."""
-    contents: Contents | None = None
     try:
         with File.open(path) as source:
-            kind = sniff(source)
-            if kind == "safetensors":
-                read_safetensors(source)
-                return Scan(str(path), kind, "clean")
-            contents = read_contents(source, kind)
-            findings = findings_of(contents, "reported")
-            errors = [pickle.error for pickle in contents.pickles if pickle.error is not None]
-            error = contents.error or next(iter(errors), None)
-            if error is not None:
-                error = in_file(source, error)
+            found = scan_source(path, source)
+            if with_hash and counts(path, found):
+                found = replace(found, sha256=sha256_of_file(source))
+            return found
+    except CkptoolError as error:
+        return Scan(str(path), None, "refused", error=error)
+    except OSError as error:
+        return refused(path, f"cannot be read: {error.strerror or error}", "check the disk and its permissions")
+    except MemoryError:
+        return refused(path, "there is not enough memory for it", "it asks for more than a model of its size needs")
+
+
+def refused(path: Path, what: str, hint: str) -> Scan:
+    return Scan(str(path), None, "refused", error=Refused(f"{escape(str(path), 1000)}: {what}", hint))
+
+
+def scan_source(path: Path, source: File) -> Scan:
+    """Scan an open file."""
+    contents: Contents | None = None
+    try:
+        kind = sniff(source)
+        if kind == "safetensors":
+            read_safetensors(source)
+            return Scan(str(path), kind, "clean")
+        contents = read_contents(source, kind)
+        findings = findings_of(contents, "reported")
     except CkptoolError as error:
         return Scan(str(path), contents.format if contents else None, "refused", error=error)
+    errors = [pickle.error for pickle in contents.pickles if pickle.error is not None]
+    error = contents.error or next(iter(errors), None)
     worst = verdict(findings)
-    if error is not None and worst != "dangerous":
-        worst = "refused"
+    if error is not None:
+        error = in_file(source, error)
+        worst = worst if worst == "dangerous" else "refused"
     return Scan(str(path), contents.format, worst, tuple(findings), error)
 
 
-def model_files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, in order; links to folders are not followed."""
-    for root, folders, files in os.walk(folder):
+def scan_folder(folder: Path, with_hash: bool = False) -> Iterator[Scan]:
+    """Scan every file below a folder that is a checkpoint by its content, or claims to be one by its name.
+
+    In order; links to folders are not followed, and a folder that cannot be looked into is refused.
+    """
+    unseen: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unseen.append):
         folders.sort()
         for name in sorted(files):
             path = Path(root, name)
-            if path.is_file():
-                yield path
+            if path.is_file() or path.suffix.lower() in MODEL_ENDINGS:
+                found = scan_file(path, with_hash)
+                if counts(path, found):
+                    yield found
+    for error in unseen:
+        yield refused(
+            Path(os.fsdecode(error.filename)), f"cannot be looked into: {error.strerror}", "check its permissions"
+        )
 
 
-def scan_folder(folder: Path) -> Iterator[Scan]:
-    """Scan every file that is a checkpoint by its content, or claims to be one by its name."""
-    for path in model_files(folder):
-        found = scan_file(path)
-        if found.verdict == "refused" and not is_model(path, found):
-            continue
-        yield found
-
-
-def scan_index(path: Path) -> Iterator[Scan]:
+def scan_index(path: Path, with_hash: bool = False) -> Iterator[Scan]:
     """Scan the shards that an index names."""
     try:
         shards = shard_paths(path)
     except CkptoolError as error:
         yield Scan(str(path), "sharded", "refused", error=error)
         return
-    yield from map(scan_file, shards)
+    for shard in shards:
+        yield scan_file(shard, with_hash)
+
+
+def counts(path: Path, found: Scan) -> bool:
+    """Whether a file below a folder is told of: all that could be read, and what is refused though it is a model."""
+    return found.verdict != "refused" or is_model(path, found)
 
 
 def is_model(path: Path, found: Scan) -> bool:

@@ -9,7 +9,6 @@ import click
 from ckptool.convert.folders import is_index
 from ckptool.convert.scan import Scan, scan_file, scan_folder, scan_index
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
-from ckptool.hashes import sha256_of
 from ckptool.options import reporting
 from ckptool.report import SCHEMA_VERSION, Report, check_report, finding_data, to_json, write_report
 from ckptool.text import escape
@@ -52,11 +51,11 @@ def command(
     for path in sources:
         if not path.exists():
             raise UsageError(f"{escape(str(path), 1000)}: there is no such file", "check the path")
-    for found in scans(sources):
+    for found in scans(sources, with_hash and bool(as_json or report)):
         worst = max(worst, exit_code(found))
         counts[found.verdict] = counts.get(found.verdict, 0) + 1
         if as_json or report:
-            reports.append(scan_data(found, with_hash))
+            reports.append(scan_data(found))
         if not quiet:
             show(found, verbose, to_stderr=as_json)
     if not counts:
@@ -73,14 +72,14 @@ def command(
     sys.exit(worst)
 
 
-def scans(sources: tuple[Path, ...]) -> Iterator[Scan]:
+def scans(sources: tuple[Path, ...], with_hash: bool) -> Iterator[Scan]:
     for path in sources:
         if path.is_dir():
-            yield from scan_folder(path)
+            yield from scan_folder(path, with_hash)
         elif is_index(path):
-            yield from scan_index(path)
+            yield from scan_index(path, with_hash)
         else:
-            yield scan_file(path)
+            yield scan_file(path, with_hash)
 
 
 def exit_code(found: Scan) -> int:
@@ -89,11 +88,11 @@ def exit_code(found: Scan) -> int:
     return EXIT_FINDINGS if found.verdict in ("unknown", "dangerous") else EXIT_OK
 
 
-def scan_data(found: Scan, with_hash: bool) -> Report:
+def scan_data(found: Scan) -> Report:
     data: Report = {
         "schema_version": SCHEMA_VERSION,
         "path": found.path,
-        "sha256": sha256_of(Path(found.path)) if with_hash else None,
+        "sha256": found.sha256,
         "format": found.format,
         "verdict": found.verdict,
         "findings": [finding_data(item) for item in found.findings],

@@ -20,6 +20,9 @@ def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None,
     goal = target.with_suffix(".yaml")
     if not source.is_file() or not (path := source.with_suffix(".yaml")).is_file() or same(path, goal):
         return None, goal, None
+    if path.resolve().parent not in (path.parent.resolve(), source.resolve().parent):
+        # In a download cache both are links into one folder; a link elsewhere may stand for anybody's secret.
+        return None, goal, Dropped(path.name, "a sidecar that is a link out of the model's folder")
     with File.open(path) as file:
         if file.size > MAX_SIZE:
             return None, goal, Dropped(path.name, f"a sidecar of more than {MAX_SIZE:,} bytes")

@@ -60,7 +60,11 @@ class Stream:
         """Step over `count` bytes without reading them."""
         if count > self.left:
             self.take(count)
-        self._base, self._buffer, self._pos = self.tell() + count, b"", 0
+        end = self._pos + count
+        if end <= len(self._buffer):
+            self._pos = end
+        else:
+            self._base, self._buffer, self._pos = self._base + end, b"", 0
 
     def line(self, limit: int) -> bytes:
         """Bytes up to the next newline, which is consumed and not returned."""
