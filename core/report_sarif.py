@@ -52,7 +52,7 @@ def result(report: dict[str, Any], finding: dict[str, Any]) -> dict[str, Any]:
     return {
         "ruleId": finding["rule"],
         "level": finding["severity"],
-        "message": {"text": f"{text} ({where}byte {finding['offset']}, {finding['action']})"},
+        "message": {"text": unlinked(f"{text} ({where}byte {finding['offset']}, {finding['action']})")},
         "locations": [location(report)],
         "properties": {
             key: finding[key] for key in ("entry", "pickle", "offset", "opcode", "reference", "call", "action")
@@ -60,12 +60,17 @@ def result(report: dict[str, Any], finding: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def unlinked(text: str) -> str:
+    """`[words](address)` in a message would be a link, and the words are the file's."""
+    return text.replace("](", "] (")
+
+
 def refusal(report: dict[str, Any]) -> dict[str, Any]:
     error = report["error"]
     return {
         "ruleId": "refused",
         "level": "error",
-        "message": {"text": f"{error['message']} ({error['hint']})"},
+        "message": {"text": unlinked(f"{error['message']} ({error['hint']})")},
         "locations": [location(report)],
     }
 

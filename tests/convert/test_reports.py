@@ -226,7 +226,7 @@ def test_report_as_markdown_is_one_table_row_for_each_finding(armed: Path) -> No
     lines = (armed.parent / "r.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 2 + 2
-    assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
+    assert all(row.replace("\\|", "").count("|") == 6 for row in rows)
     assert "<script>" not in "".join(lines).replace("\\<", "")
 
 
