@@ -35,7 +35,7 @@ BARE_BLOCKS = (
 ENCODERS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("lora_te1_", "lora_te2_", "text_encoder_2.", "clip_g."), frozenset({"sdxl"})),
     (("lora_te_",), frozenset({"sd1", "sd2"})),
-    (("text_encoder.",), frozenset({"sd1", "sd2", "sdxl"})),
+    (("text_encoder.", "text_model."), frozenset({"sd1", "sd2", "sdxl"})),
 )
 ENCODER_WIDTHS: dict[int, frozenset[str]] = {768: frozenset({"sd1", "sdxl"}), 1024: frozenset({"sd2"})}
 LAYER = re.compile(r"_layers_(\d{1,3})_")

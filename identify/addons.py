@@ -23,6 +23,7 @@ SEVERAL: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"clip_l", "clip_g", "t5xxl"}), "sd3"),
     (frozenset({"clip_l", "t5xxl"}), "flux"),
     (frozenset({"clip_l", "clip_g"}), "sdxl"),
+    (frozenset({"text_encoders_0", "text_encoders_1"}), "sdxl"),
 )
 
 
@@ -38,13 +39,17 @@ def textual_inversion(names: Names) -> Decision | None:
     vectors = [t for name, t in tensors.items() if name.startswith(EMBEDDED) or name == "emb_params"]
     if vectors:
         return embedded(vectors[0])
-    if len(tensors) == 1:
-        (name,), (tensor,) = tensors, tensors.values()
-        token = name.startswith("<") and name.endswith(">")
-        few = len(tensor.shape) == 1 or tensor.shape[0] <= MOST_VECTORS
-        if token or (few and tensor.shape[-1] in CONTEXTS and not name.endswith((".weight", ".bias"))):
-            return embedded(tensor)
+    tokens = all(name.startswith("<") and name.endswith(">") for name in tensors)
+    if tokens or (len(tensors) == 1 and is_vectors(*tensors.items())):
+        return embedded(next(iter(tensors.values())))
     return None
+
+
+def is_vectors(item: tuple[str, Tensor]) -> bool:
+    """Whether a tensor under a token that is written as any word may be an embedding."""
+    name, tensor = item
+    few = len(tensor.shape) == 1 or tensor.shape[0] <= MOST_VECTORS
+    return few and tensor.shape[-1] in CONTEXTS and not name.endswith((".weight", ".bias"))
 
 
 def embedded(tensor: Tensor) -> Decision:

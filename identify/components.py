@@ -4,6 +4,7 @@ COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "ema", "control",
 
 # In front of every name of some files; they say nothing.
 WRAPPERS = frozenset({"module", "_orig_mod", "net", "model"})
+MAX_WRAPPERS = 4
 
 # The first part of a name, wrappers left aside. A diffusers folder gives the names of its components.
 FIRST: dict[str, str] = {
@@ -55,10 +56,8 @@ def component_of(name: str, kind: str) -> str:
     """
     if kind in ("lora", "lycoris"):
         return adapted(name)
+    name = unwrapped(name)
     first, _, rest = name.partition(".")
-    while first in WRAPPERS and rest:
-        name = rest
-        first, _, rest = name.partition(".")
     if first == "conditioner":
         return conditioner(rest)
     if first == "text_encoders":
@@ -70,6 +69,16 @@ def component_of(name: str, kind: str) -> str:
     return FIRST.get(first) or WHOLE.get(kind, "other")
 
 
+def unwrapped(name: str) -> str:
+    """A name without the few wrappers that may stand before it."""
+    for _ in range(MAX_WRAPPERS):
+        first, _, rest = name.partition(".")
+        if first not in WRAPPERS or not rest:
+            break
+        name = rest
+    return name
+
+
 def conditioner(name: str) -> str:
     """A part of the conditioner of SDXL and SVD, whose text encoders are numbered; the others read images and sizes."""
     if name.startswith(("embedders.0.transformer.", "embedders.0.model.")):
@@ -78,5 +87,6 @@ def conditioner(name: str) -> str:
 
 
 def adapted(name: str) -> str:
-    name = name.removeprefix(PEFT)
+    """The component of an adapter's module or of a tensor of it."""
+    name = unwrapped(name).removeprefix(PEFT)
     return next((component for beginnings, component in ADAPTED if name.startswith(beginnings)), "unet")

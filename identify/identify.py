@@ -1,6 +1,6 @@
 """Say what a file is, by its names and shapes: the kinds one after the other, each from its table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptool.identify.adapter_base import base_of
 from ckptool.identify.adapters import AdapterModule, group
@@ -85,7 +85,7 @@ def label_of(plan: Plan, names: Names) -> Label:
     found = ip_adapter(names)
     if found is not None:
         return Label("ip-adapter", found)
-    adapter = adapter_of(plan)
+    adapter = adapter_of(names)
     if adapter is not None:
         return adapter
     network = find_network(names)
@@ -118,13 +118,13 @@ def of_control(control: Control, names: Names) -> Label:
     return Label(control.kind, decision, control.variant)
 
 
-def adapter_of(plan: Plan) -> Label | None:
+def adapter_of(names: Names) -> Label | None:
     """A LoRA or LyCORIS."""
-    if not any(tensor.name.endswith(ADAPTER_ENDINGS) for tensor in plan.tensors):
+    if not any(name.endswith(ADAPTER_ENDINGS) for name in names.tensors):
         return None
-    found = group(plan.tensors)
+    found = group(t if t.name == name else replace(t, name=name) for name, t in names.tensors.items())
     held = sum(len(module.parts) for module in found.modules.values())
-    if held * 2 < len(plan.tensors):
+    if held * 2 < len(names.tensors):
         return None
     algorithms = {module.algorithm: module for module in reversed(found.modules.values())}
     algorithm = next((name for name in RANKING if name in algorithms), None)

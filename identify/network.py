@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ckptool.identify.attention import Cross, Seen, cross_signs, place_signs, seen_in, titles
+from ckptool.identify.attention import Cross, cross_signs, place_signs, seen_in, titles
 from ckptool.identify.families import (
     DEEP,
     ENCODER_SIGNS,
@@ -22,8 +22,15 @@ from ckptool.identify.signs import PLACE, RATIO, STRUCTURE, WIDTH, WRAPPER, Deci
 from ckptool.identify.variants import family_variant
 from ckptool.tensor import Tensor
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "transformer.", "prior.", "")
+PREFIXES = (
+    "model.diffusion_model.", "diffusion_model.", "unet.", "transformer.", "prior.",
+    # Where a file holds nothing but the average.
+    "unet_ema.", "transformer_ema.", "ema_model.", "ema.", "state_dict_ema.model.diffusion_model.",
+    "",
+)  # fmt: skip
 """Where the network stands in a file, in the LDM layout, in a diffusers folder, or alone."""
+KEYS = ("attn2_to_k_weight", "attn2_to_k_down")
+"""What takes the text in: whole, or the first factor of a Control-LoRA, whose outputs are a rank."""
 EMA = "model_ema."
 LABELS = ("label_emb.0.0.weight", "add_embedding.linear_1.weight", "class_embedding.linear_1.weight")
 FIRST_CONVS = ("input_blocks.0.0.weight", "conv_in.weight")
@@ -110,13 +117,10 @@ def look(names: Names) -> View:
             depth, deepest = seen.depth, shown(tensor)
         if proj is None and seen.layer == "proj_in" and name.endswith("proj_in.weight"):
             proj = tensor
-        if is_key(seen) and len(tensor.shape) == 2:
-            crosses.append(Cross(seen.place, tensor.shape[1], tensor.shape[0], shown(tensor)))
+        if seen.layer in KEYS and len(tensor.shape) == 2:
+            inner = tensor.shape[0] if seen.layer == KEYS[0] else None
+            crosses.append(Cross(seen.place, tensor.shape[1], inner, shown(tensor)))
     return View(places, depths, depth, deepest, tuple(crosses), proj)
-
-
-def is_key(seen: Seen) -> bool:
-    return seen.layer == "attn2_to_k_weight"
 
 
 def unet_signs(names: Names, view: View, whole: bool = True) -> Iterator[Sign]:

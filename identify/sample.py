@@ -5,23 +5,35 @@ from math import isnan, prod
 from typing import Any
 
 from ckptool.convert.numbers import read_bytes
+from ckptool.convert.sums import base_of
 from ckptool.errors import CkptoolError
-from ckptool.tensor import BITS, Inline, Span, Tensor
+from ckptool.tensor import BITS, Data, Inline, Span, Tensor
 
 FORMATS = {
     "F64": "d", "F32": "f", "F16": "e", "BF16": "H", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U64": "Q",
     "U32": "I", "U16": "H", "U8": "B",
 }  # fmt: skip
 
+MAX_INFLATED = 1 << 20
+"""Bytes of a deflated record that are inflated for a few values."""
+
 
 def numbers_of(tensor: Tensor, most: int) -> list[float] | list[int] | None:
-    """All values of a tensor; None when there are more than `most`, or they cannot be read or are no numbers."""
-    if tensor.dtype not in FORMATS or prod(tensor.shape) > most:
+    """All values of a tensor; None when there are more than `most`, or they cannot be read or are no numbers.
+
+    None too where they are a small part of a large deflated record, all of which would have to be inflated.
+    """
+    if tensor.dtype not in FORMATS or prod(tensor.shape) > most or inflates_much(tensor.data):
         return None
     try:
         return decoded(bytes(read_bytes(tensor)), tensor.dtype)
     except (CkptoolError, OSError, ValueError):
         return None
+
+
+def inflates_much(data: Data) -> bool:
+    base = base_of(data)
+    return not isinstance(base, Inline) and base.record.packed is not None and base.record.size > MAX_INFLATED
 
 
 def first_bytes(tensor: Tensor, count: int) -> bytes | None:

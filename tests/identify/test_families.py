@@ -198,6 +198,25 @@ def test_embeddings_for_several_encoders_are_known_by_their_names() -> None:
     assert known(of({"clip_l": (4, 768), "clip_g": (4, 1280), "t5xxl": (4, 4096)})).base == "sd3"
 
 
+@pytest.mark.parametrize("prefix", ["module.", "net."])
+@pytest.mark.parametrize("name", ["lora-kohya-sd2", "lora-kohya-sdxl", "lycoris-lokr-sd1"])
+def test_adapters_are_known_behind_what_stands_before_every_name(name: str, prefix: str) -> None:
+    plain, wrapped = known(load(name, 16)), known(load(name, 16), prefix=prefix)
+    assert (wrapped.kind, wrapped.algorithm, wrapped.base) == (plain.kind, plain.algorithm, plain.base)
+
+
+@pytest.mark.parametrize("prefix", ["unet_ema.", "ema_model.", "state_dict_ema.model.diffusion_model."])
+def test_an_average_alone_is_known(prefix: str) -> None:
+    layout = "sdxl-base" if "diffusion" in prefix else "diffusers-unet-sdxl"
+    unet = {n.removeprefix(P): d for n, d in load(layout).items() if layout != "sdxl-base" or n.startswith(P)}
+    assert (known(unet, prefix=prefix).kind, known(unet, prefix=prefix).base) == ("unet", "sdxl")
+
+
+def test_several_tokens_in_one_file_are_an_embedding() -> None:
+    assert known(of({"<a>": (768,), "<b>": (2, 768)})).base == "sd1"
+    assert known(of({"text_encoders_0": (2, 768), "text_encoders_1": (2, 1280)})).base == "sdxl"
+
+
 def test_an_embedding_under_a_plain_token_is_known() -> None:
     assert known(of({"sks": (1024,)})).kind == "textual-inversion"
     assert known(of({"sks.weight": (1024, 1024)})).kind == "unknown"

@@ -109,6 +109,13 @@ def test_float_position_ids_are_reported_with_the_indices_that_are_off(
     assert "2 off by up to 0.5: 41 is 40.5, 76 is 75.9975" in problem
 
 
+def test_position_ids_of_many_encoders_are_looked_at_a_few_times(tmp_path: Path) -> None:
+    made = {f"t{number}.embeddings.position_ids": torch.ones(1, 3) for number in range(100)}
+    problems = inspected(written(tmp_path, made))["problems"]
+    assert len(problems) < 20
+    assert any("84 more text encoders" in problem for problem in problems)
+
+
 def test_position_ids_that_are_right_are_no_problem(tmp_path: Path, sd1: dict[str, torch.Tensor]) -> None:
     assert not any("position" in p for p in inspected(written(tmp_path, sd1))["problems"])
     half = sd1 | {POSITIONS: torch.arange(77, dtype=torch.float16)[None]}
