@@ -187,8 +187,9 @@ def encoder_signs(layers: list[Layer]) -> Iterator[Sign]:
         if square and width in ENCODER_WIDTHS:
             told = says & ENCODER_WIDTHS[width]
             yield Sign(WIDTH, told, f"{evidence_of(square)}: text encoder {width}, {titles(told)}")
-        last = max(mine, key=layer_number)
-        if layer_number(last) >= DEEP - 1:
+        last, held = max(mine, key=layer_number), {layer_number(layer) for layer in mine}
+        # All layers of CLIP-L and no other; where some are missing, so may be those that follow.
+        if layer_number(last) >= DEEP or held >= set(range(DEEP)):
             told = frozenset({"sd2"}) if layer_number(last) >= DEEP else says - {"sd2"}
             yield Sign(STRUCTURE, told, f"{evidence_of(last)}: the text encoder of {titles(told)}")
         return

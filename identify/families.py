@@ -112,7 +112,9 @@ UNET_RULE: Rule = has_any(
     "input_blocks.0.0.weight", "middle_block.0.in_layers.0.weight",
     "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
     "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+    has_all("input_blocks.", "output_blocks."),
     has_all("conv_in.weight", has_any("time_embedding.linear_1.weight", "down_blocks.")),
+    has_all("down_blocks.", "up_blocks.", has_any("time_embedding.linear_1.weight", "conv_out.weight")),
 )  # fmt: skip
 """Any UNet of Stable Diffusion, in the LDM layout or in that of diffusers."""
 

@@ -162,12 +162,18 @@ def of_network(network: Network, names: Names, plan: Plan) -> Label:
     return Label("checkpoint" if beside else "unet", decision, variant)
 
 
+UNKNOWN_NETWORKS = ("model.diffusion_model.", "diffusion_model.", "unet.")
+"""Names that a network stands behind, whatever it is."""
 BESIDE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.", "text_encoder.")
 
 
 def parts_of(names: Names) -> Label:
     """A VAE or a text encoder alone, both without a network, an upscaler, or nothing that is known."""
     vae, encoder = vae_of(names), text_encoder_of(names)
+    prefix = next((prefix for prefix in UNKNOWN_NETWORKS if names.has(prefix)), None)
+    if prefix is not None:
+        why = f"{prefix}…: a network of no family that is known"
+        return Label("checkpoint" if vae or encoder else "unet", Decision(None, (), (why,), (why,)))
     if vae is not None and encoder is not None:
         why = "a VAE and a text encoder, but no network that takes the noise away"
         decision = Decision(encoder.decision.base, encoder.decision.candidates, encoder.decision.evidence, (why,))

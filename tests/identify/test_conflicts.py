@@ -1,5 +1,7 @@
 """Where signs contradict each other or are too few, the answer is `ambiguous`, and what contradicts is told."""
 
+from random import Random
+
 import pytest
 
 from ckptool.identify.identify import Folder, identify
@@ -206,3 +208,32 @@ def test_packed_weights_do_not_hide_what_a_network_is() -> None:
     found = known(packed)
     assert (found.kind, found.base) == ("checkpoint", "sdxl")
     assert any("NF4" in problem or "bitsandbytes" in problem for problem in found.problems)
+
+
+TRUE = {
+    "lora-kohya-sd1": "sd1", "lora-kohya-sd2": "sd2", "lora-kohya-sdxl": "sdxl", "lycoris-loha-sd1": "sd1",
+    "lycoris-lokr-sd1": "sd1", "locon-kohya-sd1": "sd1", "sd1": "sd1", "sd2-eps": "sd2", "sdxl-base": "sdxl",
+    "sdxl-refiner": "sdxl-refiner", "diffusers-unet-sdxl": "sdxl", "controlnet-sd2": "sd2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", TRUE)
+def test_what_is_left_of_a_file_is_known_rightly_or_not_at_all(name: str, seed: int) -> None:
+    """Any modules of an adapter, any tensors of a network, scaled by anything: never another base."""
+    chance = Random(f"{name} {seed}")
+    for _ in range(12):
+        whole = load(name, chance.choice([1, 1, 2, 8, 16]))
+        modules = sorted({key.partition(".")[0] if "-kohya-" in name or "lycoris" in name else key for key in whole})
+        kept = set(chance.sample(modules, min(len(modules), chance.choice([1, 3, 10, 40, 200, 600]))))
+        found = known({key: d for key, d in whole.items() if key in kept or key.partition(".")[0] in kept})
+        assert found.base in (TRUE[name], "ambiguous", None)
+        assert found.base != "ambiguous" or found.kind == "vae" or TRUE[name] in found.candidates
+
+
+def test_a_network_of_no_known_family_is_one_all_the_same() -> None:
+    alone = of({"stream.0.q.weight": (64, 64)}, P)
+    assert (known(alone).kind, known(alone).base) == ("unet", None)
+    vae = {name: d for name, d in load("sd1").items() if name.startswith("first_stage_model.")}
+    assert (known(alone | vae).kind, known(alone | vae).base) == ("checkpoint", None)
+    assert any("no family that is known" in problem for problem in known(alone).problems)
