@@ -14,7 +14,7 @@ def main(rows: int = 5120, columns: int = 1280, rank: int = 128) -> None:
     generator = numpy.random.default_rng(0)
     up = generator.standard_normal((rows, rank)) * 0.03
     down = generator.standard_normal((rank, columns)) * 0.03
-    times = {"core": [], "product": []}  # type: dict[str, list[float]]
+    times: dict[str, list[float]] = {"core": [], "product": []}
     for _ in range(ROUNDS):
         start = perf_counter()
         core = decompose(Factored(up, down)).values
