@@ -13,8 +13,10 @@ COUNTER = "belongs to the moving average (EMA)"
 DROP_OR_KEEP = "--ema drop takes the raw weights, --ema keep both"
 
 
-def apply_ema(plan: Plan, mode: str | None, kept: frozenset[str], outcome: Outcome) -> Plan:
+def apply_ema(plan: Plan, mode: str | None, kept: frozenset[str], outcome: Outcome, whole: bool = True) -> Plan:
     """`mode` is drop, use or keep; None drops what no loader reads. `kept`: names that stay in any case.
+
+    `whole`: a whole model is to come out, so the only weights that there are must not be dropped.
 
     Raises Refused when the average is to be used and cannot be, or when nothing but an average is to be dropped.
     """
@@ -28,17 +30,25 @@ def apply_ema(plan: Plan, mode: str | None, kept: frozenset[str], outcome: Outco
         mode = "use" if ema.raw_prefix and ema.complete else "drop"
     if mode == "keep":
         return plan
-    return use(plan, ema, outcome) if mode == "use" else drop(plan, ema, kept, outcome)
+    if mode == "use":
+        return use(plan, ema, outcome)
+    if whole:
+        check_weights(plan, ema)
+    return drop(plan, ema, kept, outcome)
 
 
-def drop(plan: Plan, ema: Ema, kept: frozenset[str], outcome: Outcome) -> Plan:
-    """Without the averages and their counters."""
+def check_weights(plan: Plan, ema: Ema) -> None:
+    """Raises Refused when an average stands in a file without the weights that it averages."""
     raw = {tensor.name for tensor in plan.tensors}
     if ema.twins and not any(name in raw for name in ema.twins):
         raise Refused(
             f"its weights are there as an EMA only ({escape(ema.layout)}): dropping it would leave no model",
             "--ema use gives the EMA weights the plain names",
         )
+
+
+def drop(plan: Plan, ema: Ema, kept: frozenset[str], outcome: Outcome) -> Plan:
+    """Without the averages and their counters."""
     names = ema.names if ema.raw_prefix else ema.names - kept
     reasons = dict.fromkeys(names, "a moving average (EMA) that inference does not need")
     for counter in ema.counters:

@@ -10,7 +10,7 @@ from functools import cache
 from ckptool.errors import UsageError
 from ckptool.identify.components import COMPONENTS, component_of
 from ckptool.prune.outcome import Outcome, leave_out
-from ckptool.tensor import Plan
+from ckptool.tensor import Plan, Tensor
 from ckptool.text import escape
 
 # Short names that people know.
@@ -64,9 +64,9 @@ def close(pattern: str, names: tuple[str, ...]) -> list[str]:
     return starting or get_close_matches(plain, [name[:200] for name in likely], 3, 0.5) or likely[:3]
 
 
-def check_present(plan: Plan, kind: str, components: Iterable[str]) -> None:
+def check_present(tensors: Iterable[Tensor], kind: str, components: Iterable[str]) -> None:
     """Raises UsageError when a component to choose or to leave out is not there."""
-    present = sorted({part_of(tensor.name, kind) for tensor in plan.tensors})
+    present = sorted({part_of(tensor.name, kind) for tensor in tensors})
     for component in components:
         if component not in present:
             raise UsageError(f"it has no {component}", f"it has {', '.join(present) or 'nothing'}")

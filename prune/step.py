@@ -88,7 +88,6 @@ class Prune:
         """Raises UsageError for what the file does not have, Refused when another model would come out."""
         before = identify(plan)
         self.nbytes = plan.nbytes
-        check_present(plan, before.kind, (*self.only, *self.without))
         new = self.chosen(plan, before)
         if not new.tensors:
             raise Refused("nothing would be left of it", "inspect says what is in it; choose less to leave out")
@@ -101,7 +100,9 @@ class Prune:
         wishes = self.wishes
         names = {tensor.name: None for tensor in plan.tensors}
         kept = matching(wishes.keep, names)
-        plan = apply_ema(plan, wishes.ema, kept, self.outcome)
+        source = plan
+        plan = apply_ema(plan, wishes.ema, kept, self.outcome, whole=not self.only)
+        check_present((*source.tensors, *plan.tensors), before.kind, (*self.only, *self.without))
         # Names count as they stand in the file, and as the average has left them. Its own are gone when it is used:
         # a pattern for them must not hit the weights that they became.
         gone = {old for old, _ in self.outcome.exchanged}

@@ -117,7 +117,9 @@ def test_use_of_an_average_that_was_never_updated_is_refused(updates: int, code:
 def test_names_that_collide_without_dots_are_refused(tmp_path: Path) -> None:
     names = ("model.a.bc", "model.ab.c", "model.d", "model_ema.abc", "model_ema.d")
     path = saved({name: torch.ones(2) for name in names}, tmp_path)
-    assert "model.ab.c" in refused(path, "--ema", "use").err
+    error = refused(path, "--ema", "use").err
+    assert "ambiguous" in error
+    assert "model.ab.c" in error
     assert set(prune(path).tensors) == {"model.a.bc", "model.ab.c", "model.d"}
 
 
@@ -140,6 +142,18 @@ def test_a_file_that_holds_only_averages(architecture: str, tmp_path: Path) -> N
     save_zip(averages, tmp_path / "m.ckpt")
     assert "--ema use" in refused(tmp_path / "m.ckpt").err
     same_bytes(prune(tmp_path / "m.ckpt", "--ema", "use"), tensors, same(tensors))
+
+
+def test_components_of_a_file_that_holds_only_averages(tmp_path: Path) -> None:
+    tensors = state_dict("sd1", 64)
+    averages = {dotless(n) if n.startswith("model.") else n: t for n, t in tensors.items()}
+    save_zip(averages, tmp_path / "m.ckpt")
+    for component, options, prefix in (
+        ("vae", (), "first_stage_model."),
+        ("unet", ("--ema", "use"), "model.diffusion_model."),
+    ):
+        pruned = prune(tmp_path / "m.ckpt", "--only", component, *options)
+        same_bytes(pruned, tensors, {n.removeprefix(prefix): n for n in tensors if n.startswith(prefix)})
 
 
 def test_only_averages_and_not_all_of_them(tmp_path: Path) -> None:
