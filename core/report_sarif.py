@@ -21,6 +21,7 @@ RULES: dict[str, str] = {
     "trailing-data": "Bytes that no loader reads follow the end of the data.",
     "no-checksums": "The archive was written without checksums.",
     "unusable-tensor": "A tensor is described in a way that cannot be right or cannot be converted.",
+    "problem": "The file contradicts itself, lacks something, or holds what would surprise.",
     "more-findings": "There are more findings than are listed.",
     "does-not-fit": "An addon does not fit the checkpoint, or it cannot be told whether it does.",
     "refused": "The file cannot be read, so nothing is known about the rest of it.",

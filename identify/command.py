@@ -8,7 +8,7 @@ import click
 
 from ckptool.errors import EXIT_OK, EXIT_REFUSED, CkptoolError, UsageError
 from ckptool.identify.inspect_words import inspect_lines
-from ckptool.identify.inspection import inspect, refusal_data
+from ckptool.identify.inspection import inspect, refusal_data, with_problems
 from ckptool.options import reporting
 from ckptool.progress import bar
 from ckptool.report import Report, Sections, check_report, to_json, write_report
@@ -65,7 +65,8 @@ def command(
     if report:
         from ckptool.identify.inspect_page import STYLE, markdown_lines, page_section
 
-        write_report(report, reports, len(sources) == 1, Sections(page_section, markdown_lines, STYLE))
+        shown = [with_problems(data) for data in reports] if report.suffix == ".sarif" else reports
+        write_report(report, shown, len(sources) == 1, Sections(page_section, markdown_lines, STYLE))
     if as_json:
         click.echo(to_json(reports, len(sources) == 1))
     sys.exit(code)

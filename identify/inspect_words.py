@@ -23,6 +23,7 @@ def inspect_lines(report: Report, verbose: bool) -> Iterator[str]:
         ("metadata", list(metadata_lines(report, verbose))),
         ("hashes", list(hash_lines(report["hashes"]))),
         ("told from", cut([escape(line, 300) for line in report["evidence"]], verbose)),
+        ("pickles", cut(list(finding_lines(report, verbose)), verbose)),
         ("problems", [escape(line, 600) for line in report["problems"]]),
     ]
     branches = [(name, lines) for name, lines in branches if lines]
@@ -135,6 +136,15 @@ def hash_lines(hashes: Report) -> Iterator[str]:
         return
     for name, value in hashes.items():
         yield f"{name}: {value or '(of safetensors files only)'}"
+
+
+def finding_lines(report: Report, verbose: bool) -> Iterator[str]:
+    """What its pickles would do; what is harmless only when all is asked for."""
+    for finding in report["findings"]:
+        if verbose or finding["severity"] != "note":
+            what = finding["call"] or finding["reference"]
+            where = f"{finding['entry']} byte {finding['offset']:,}".strip()
+            yield escape(f"{finding['severity']}: {what} [{finding['message']}; {where}]", 600)
 
 
 def cut(lines: list[str], verbose: bool) -> list[str]:

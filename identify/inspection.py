@@ -19,7 +19,7 @@ from ckptool.identify.identity import Identity
 from ckptool.identify.quantised import quantised
 from ckptool.report import SCHEMA_VERSION, Report, dropped_data, finding_data
 from ckptool.source import File, Record
-from ckptool.tensor import Plan
+from ckptool.tensor import Finding, Plan
 
 DANGEROUS = "its pickles {}: {}; ckptool scan says where, ckptool convert disarms them"
 
@@ -97,6 +97,12 @@ def report_of(path: str, plan: Plan, identity: Identity) -> Report:
         "findings": [finding_data(finding) | {"action": "reported"} for finding in plan.findings],
         "left_out": [dropped_data(item) for item in plan.dropped],
     }
+
+
+def with_problems(report: Report) -> Report:
+    """A report whose problems stand among its findings, for services that know nothing but findings."""
+    problems = [finding_data(Finding("problem", "warning", problem)) for problem in report.get("problems", ())]
+    return report | {"findings": [*report.get("findings", ()), *problems]}
 
 
 def identity_data(identity: Identity) -> Report:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fixtures import manifests
+from fixtures.assembler import Call, Global
 from fixtures.models import lightning, state_dict
 from fixtures.torchfile import save_zip
 from tests.convert.converting import ckptool
@@ -79,6 +80,14 @@ def test_verbose_shows_what_was_cut(tmp_path: Path) -> None:
     assert "x" * 300 in verbose
 
 
+def test_findings_are_shown_the_harmless_ones_when_asked_for(tmp_path: Path, full: Path) -> None:
+    assert "omegaconf" not in ckptool("inspect", full).out
+    assert "note: omegaconf.dictconfig.DictConfig" in ckptool("inspect", full, "-v").out
+    made = lightning(state_dict("lora-kohya-sd1", 64), Call(Global("posix", "system"), ("true",)))
+    save_zip(made, tmp_path / "bad.ckpt")
+    assert "error: posix.system('true')" in ckptool("inspect", tmp_path / "bad.ckpt").out
+
+
 def test_texts_of_the_file_reach_the_terminal_escaped(tmp_path: Path) -> None:
     path = written(
         tmp_path, {"emb_params\x1b[2J": torch.zeros(2), "lora_unet_\x1b.alpha": torch.zeros(1)}, title="\x1b]0;x\x07"
@@ -99,6 +108,16 @@ def test_reports_are_written_in_every_form(tmp_path: Path, full: Path, ending: s
             assert json.loads(text)["version"] == "2.1.0"
         case _:
             assert "checkpoint of Stable Diffusion 1" in text
+
+
+def test_problems_are_results_for_code_scanning(tmp_path: Path, sd1: dict[str, torch.Tensor]) -> None:
+    path = written(tmp_path, {n: t for n, t in sd1.items() if not n.startswith("cond_stage_model.")})
+    assert ckptool("inspect", path, "--report", tmp_path / "r.sarif").code == 0
+    run = json.loads((tmp_path / "r.sarif").read_text())["runs"][0]
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == ("problem", "warning")
+    assert "no text encoder" in result["message"]["text"]
+    assert "problem" in {rule["id"] for rule in run["tool"]["driver"]["rules"]}
 
 
 def test_the_page_loads_nothing_and_shows_texts_as_texts(tmp_path: Path, sd1: dict[str, torch.Tensor]) -> None:
