@@ -36,9 +36,16 @@ def remove_near_zero_modules(plan: Plan, threshold: float, relative: bool = Fals
     since they change the weight with an update of zero too, and so do those whose update cannot be worked out.
     Raises Refused when no module would stay.
     """
+    import numpy
+
     every = modules(plan)
     if not every or not threshold > 0:
         return plan
+    with numpy.errstate(all="ignore"):  # an update beyond float64 stays, without a word from numpy
+        return without_near_zero(plan, every, threshold, relative)
+
+
+def without_near_zero(plan: Plan, every: dict[str, AdapterModule], threshold: float, relative: bool) -> Plan:
     reader, settings = Reader(), read_settings(plan.metadata, every.values())
     words = f"{threshold:g}"
     if relative:
@@ -66,9 +73,9 @@ def rms(every: dict[str, AdapterModule], reader: Reader, settings: Settings | No
     for module in every.values():
         try:
             update, ratio = scaled(module, reader, settings)
-            extent = extent_of(update, ratio)
         except Unfit:
             continue
+        extent = extent_of(update, ratio)
         if isfinite(extent.norm):
             squares += extent.norm**2
             entries += extent.entries

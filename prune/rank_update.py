@@ -27,6 +27,13 @@ class Reader:
 
     def update(self, module: AdapterModule) -> Update:
         """The update without its scale. Raises Unfit with the reason when it has none that can be worked with."""
+        import numpy
+
+        # What overflows is found by its singular values or its entries.
+        with numpy.errstate(all="ignore"):
+            return self.unscaled(module)
+
+    def unscaled(self, module: AdapterModule) -> Update:
         parts = module.parts
         if module.algorithm not in LINEAR:
             raise Unfit(f"{module.algorithm} has no up and down")

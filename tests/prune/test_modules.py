@@ -79,10 +79,17 @@ def test_one_large_entry_among_small_ones_is_found(tmp_path: Path) -> None:
 
 
 def test_the_largest_entry_is_found_block_by_block() -> None:
-    left_side, right = random(1500, 3).numpy(), random(3, 2000).numpy()
+    left_side, right = random(2097, 3).numpy(), random(3, 2000).numpy()
+    left_side[-1] *= 10  # alone in its block
     expected = abs(left_side @ right).max()
     assert largest_of_product(left_side, right, expected * 1.01) == pytest.approx(expected)
     assert largest_of_product(left_side, right, expected * 0.99) is None
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_product_that_is_not_a_number_is_not_below_anything() -> None:
+    beyond = torch.tensor([[1e200, -1e200]], dtype=torch.float64).numpy()
+    assert largest_of_product(beyond, abs(beyond.T), 1.0) is None
 
 
 def test_relative_counts_in_the_rms_of_all_updates(tmp_path: Path) -> None:
