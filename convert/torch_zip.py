@@ -131,6 +131,10 @@ def big_endian(archive: Archive) -> bool:
         raise Malformed(
             f"{record.label}: neither 'little' nor 'big'", "the file is damaged or forged: get another copy"
         )
+    if order == b"big" and "constants.pkl" in archive.records:
+        raise Malformed(
+            f"{record.label}: a big-endian TorchScript archive, which loaders take for little-endian", REPACK
+        )
     return order == b"big"
 
 
