@@ -86,27 +86,31 @@ class Prune:
 
     def __call__(self, plan: Plan) -> Plan:
         """Raises UsageError for what the file does not have, Refused when another model would come out."""
-        before = identify(plan)
         self.nbytes = plan.nbytes
-        new = self.chosen(plan, before)
+        averaged = self.averaged(plan)
+        # A file that held only averages shows what it is by the names that they got.
+        before = identify(averaged if self.outcome.restored else plan)
+        new = self.chosen(plan, averaged, before)
         if not new.tensors:
             raise Refused("nothing would be left of it", "inspect says what is in it; choose less to leave out")
         new = self.changed(new, before)
         self.check_same(before, new)
         return fitted(plan, new)
 
-    def chosen(self, plan: Plan, before: Identity) -> Plan:
-        """Without what inference does not need, and what was not asked for."""
+    def averaged(self, plan: Plan) -> Plan:
+        """With the weights, their average, or both."""
+        kept = matching(self.wishes.keep, (tensor.name for tensor in plan.tensors))
+        return apply_ema(plan, self.wishes.ema, kept, self.outcome, whole=not self.only)
+
+    def chosen(self, source: Plan, plan: Plan, before: Identity) -> Plan:
+        """Without a training state, and what was not asked for; `source` has the names of the file."""
         wishes = self.wishes
-        names = {tensor.name: None for tensor in plan.tensors}
-        kept = matching(wishes.keep, names)
-        source = plan
-        plan = apply_ema(plan, wishes.ema, kept, self.outcome, whole=not self.only)
-        check_present((*source.tensors, *plan.tensors), before.kind, (*self.only, *self.without))
+        tensors = (*source.tensors, *plan.tensors)
+        check_present(tensors, before.kind, (*self.only, *self.without))
         # Names count as they stand in the file, and as the average has left them. Its own are gone when it is used:
         # a pattern for them must not hit the weights that they became.
         gone = {old for old, _ in self.outcome.exchanged}
-        names = {name: None for name in (*names, *(tensor.name for tensor in plan.tensors)) if name not in gone}
+        names = {tensor.name: None for tensor in tensors if tensor.name not in gone}
         check_matches((*wishes.keep, *wishes.drop), names)
         chosen = {"kept": matching(wishes.keep, names), "dropped": matching(wishes.drop, names)}
         selection = self.renamed(Selection(only=self.only, without=self.without, **chosen))
@@ -152,8 +156,6 @@ class Prune:
     def check_same(self, before: Identity, new: Plan) -> None:
         """Raises Refused when what was planned is another model."""
         wishes = self.wishes
-        if self.outcome.restored:
-            return
         after = identify(new)
         if wishes.to_lora and {before.kind, after.kind} <= ADAPTERS:
             # Turning LyCORIS into LoRA is what was asked for. Its parts hide which layers are convolutions, so the
