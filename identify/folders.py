@@ -136,7 +136,9 @@ def where(kind: str, ui: str, base: str | None = None, names: Iterable[str] = ()
     """
     kind = SAME_AS.get(kind, kind)
     if kind not in FOLDERS:
-        return NoPlace(f"no UI has a folder for a file of the kind {kind!r}", "say what it is with --kind KIND")
+        return NoPlace(
+            "what it is could not be told, so no folder is right for it", f"say what it is: --kind {'|'.join(KINDS)}"
+        )
     if ui == "invokeai":
         return INVOKEAI
     if ui == "a1111" and base not in (None, "ambiguous") and base not in A1111_BASES:

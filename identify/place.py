@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ckptool.convert.destination import ENDING, PT
 from ckptool.errors import Refused, UsageError
-from ckptool.identify.folders import KINDS, SAME_AS, UIS, NoPlace, where
+from ckptool.identify.folders import SAME_AS, UIS, NoPlace, where
 from ckptool.identify.identify import identify
 from ckptool.identify.identity import Identity
 from ckptool.identify.inspection import folder_of, sidecar_of
@@ -70,7 +70,7 @@ def placement(
 
     Raises Refused for what the UI could not load or must not get, UsageError for a root that is not the UI's.
     """
-    kind = kind_of(source, identity, said)
+    kind = said or identity.kind
     place = where(kind, ui, identity.base, (tensor.name for tensor in plan.tensors))
     if not isinstance(place, NoPlace):
         place = unloadable(plan, kind, ui) or place
@@ -84,17 +84,6 @@ def placement(
     pickled = plan.format != "safetensors"
     warnings = warnings_of(source, name, kind, ui, folder, identity, said)
     return Placement(folder, name, kind, pickled, tuple(warnings))
-
-
-def kind_of(source: Path, identity: Identity, said: str | None) -> str:
-    """The kind as it was told or found. Raises Refused when there is none."""
-    kind = said or identity.kind
-    if kind not in KINDS:
-        raise Refused(
-            f"{label(source)}: what it is could not be told, so no folder is right for it",
-            f"say what it is: --kind {'|'.join(KINDS)}",
-        )
-    return kind
 
 
 def unloadable(plan: Plan, kind: str, ui: str) -> NoPlace | None:
@@ -160,11 +149,11 @@ def inside(root: Path, folder: str) -> Path:
             f"{label(root / folder)}: is a link that leads out of the root, to {label(path)}",
             "give the root that it leads to, or copy the file there yourself",
         )
-    part = path
-    while part != real:
+    for part in (path, *path.parents):
+        if part == real:
+            break
         if os.path.lexists(part) and not part.is_dir():
             raise UsageError(f"{label(part)}: is in the way: it is no folder", "move it away")
-        part = part.parent
     return path
 
 
