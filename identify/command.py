@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ckptool.errors import EXIT_OK, EXIT_REFUSED, CkptoolError, UsageError
+from ckptool.errors import EXIT_OK, CkptoolError, UsageError
 from ckptool.identify.inspect_words import inspect_lines
 from ckptool.identify.inspection import inspect, refusal_data, with_problems
 from ckptool.options import reporting
@@ -52,10 +52,8 @@ def command(
     for path in sources:
         try:
             data = inspect(path, partial(bar, hidden=quiet or no_progress) if with_hash else None)
-        except UsageError:
-            raise
         except CkptoolError as error:
-            code = EXIT_REFUSED
+            code = max(code, error.exit_code)
             data = refusal_data(str(path), error)
             click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
         reports.append(data)

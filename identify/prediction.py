@@ -92,7 +92,7 @@ def prediction_of(
 ) -> Prediction:
     """The prediction type of a model of this identity; `scheduler` is what a diffusers folder says."""
     said = stated(plan)
-    if kind not in ("checkpoint", "unet") and not (kind == "controlnet" and base):
+    if kind not in ("checkpoint", "unet"):
         return said or Prediction(None, "asked of whole networks only")
     markers = markers_of(plan)
     found = said or marked(markers) or beside(sidecar) or scheduled(scheduler)
@@ -105,8 +105,6 @@ def prediction_of(
         return Prediction("v", "assumed: Stable Video Diffusion was published so")
     if base not in UNETS:
         return Prediction(None, f"{title(base)} follows a flow: the question is for diffusion models")
-    if kind == "controlnet":
-        return Prediction(None, "asked of whole networks only")
     if base == "sd2":
         return second(plan, variant, zero)
     return Prediction("epsilon", f"assumed: {title(base)} was published so, and nothing says otherwise{zero}")

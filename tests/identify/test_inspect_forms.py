@@ -45,6 +45,15 @@ def test_a_source_that_is_refused_stands_in_its_place(tmp_path: Path) -> None:
     assert second["error"]["message"] in ran.err
 
 
+def test_a_folder_without_a_model_keeps_nothing_from_being_told(tmp_path: Path) -> None:
+    good = stored("vae", tmp_path / "good.safetensors", 64)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "page.ckpt").write_bytes(b"<html>")
+    ran = ckptool("inspect", tmp_path / "empty", good, "--json")
+    assert (ran.code, [report["kind"] for report in json.loads(ran.out)]) == (2, [None, "vae"])
+    assert ckptool("inspect", tmp_path / "empty", tmp_path / "page.ckpt", good).code == 3
+
+
 def test_what_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     ran = ckptool("inspect", tmp_path / "nothing.ckpt")
     assert (ran.code, ran.out) == (2, "")
