@@ -1,16 +1,13 @@
 """`--rank`: what is written is the best approximation of that rank, at the right scale, and nothing else changes."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from ckptool.errors import Refused, UsageError
-from ckptool.prune.rank import RankStep, rank_lines
+from ckptool.errors import Refused
+from ckptool.prune.rank import rank_lines
 from ckptool.prune.rank_factors import cast
-from tests.convert.converting import ckptool
 from tests.prune.ranks import KOHYA, PEFT, Tensors, best, done, done_file, lora, random, relative, update, with_values
 
 VALUES = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625]
@@ -124,51 +121,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert done(tmp_path, tensors, rank=3).data == done(tmp_path, tensors, rank=3).data
 
 
-@pytest.mark.parametrize(("energy", "rank"), [(0.5, 1), (0.76, 2), (0.95, 3), (0.99, 4), (0.9999, 7), (1.0, 8)])
-def test_energy_is_the_share_of_the_squared_singular_values(tmp_path: Path, energy: float, rank: int) -> None:
-    tensors = lora("x", *with_values(VALUES, 96, 64), 8.0, torch.float64)
-    made = done(tmp_path, tensors, energy=energy)
-    assert made.tensors["x.lora_down.weight"].shape[0] == rank
-    held = sum(value**2 for value in VALUES[:rank]) / sum(value**2 for value in VALUES)
-    assert made.report["rank"]["x"]["energy"] == pytest.approx(held)
-    assert held >= energy
-
-
-def test_directions_without_energy_go_at_an_energy_of_one(tmp_path: Path) -> None:
-    up, down = with_values(VALUES[:3], 96, 64)
-    padded = torch.cat([up, torch.zeros(96, 5)], 1), torch.cat([down, random(5, 64)])
-    assert done(tmp_path, lora("x", *padded, 8.0), energy=1.0).tensors["x.lora_down.weight"].shape[0] == 3
-
-
-def test_of_a_rank_and_an_energy_the_smaller_counts(tmp_path: Path) -> None:
-    tensors = lora("x", *with_values(VALUES, 96, 64))
-    assert done(tmp_path, tensors, rank=2, energy=0.99).tensors["x.lora_down.weight"].shape[0] == 2
-    assert done(tmp_path, tensors, rank=6, energy=0.99).tensors["x.lora_down.weight"].shape[0] == 4
-
-
-def test_auto_keeps_what_stands_out_of_noise_however_little_energy_it_has(tmp_path: Path) -> None:
-    noise = [0.02 + 0.0001 * n for n in range(53, 0, -1)]
-    tensors = lora("x", *with_values([100.0, *[1.0] * 10, *noise], 96, 64))
-    assert done(tmp_path, tensors, rank="auto").tensors["x.lora_down.weight"].shape[0] == 11
-    assert done(tmp_path, tensors, energy=0.99).tensors["x.lora_down.weight"].shape[0] == 1
-
-
-@pytest.mark.parametrize("values", [[1.0] * 16, [0.9**n for n in range(16)], [0.1**n for n in range(16)]])
-def test_auto_loses_a_tenth_at_most(tmp_path: Path, values: list[float]) -> None:
-    made = done(tmp_path, lora("x", *with_values(values, 96, 64)), rank="auto")
-    assert made.report["rank"]["x"]["relative_error"] <= 0.1
-    assert made.report["rank"]["x"]["to"] < 16 or values[-1] > 0.2
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("rank", [2, 7])
-def test_the_error_reported_is_that_of_what_is_written(tmp_path: Path, dtype: torch.dtype, rank: int) -> None:
-    tensors = lora("x", *with_values([0.3**n for n in range(8)], 96, 64), 8.0, dtype)
-    made = done(tmp_path, tensors, rank=rank)
-    measured = relative(update(made.tensors, "x"), update(tensors, "x"))
-    assert made.report["rank"]["x"]["relative_error"] == pytest.approx(measured, rel=0.02)
-
-
 def test_dora_keeps_its_scale_and_says_so(tmp_path: Path) -> None:
     tensors = lora("x", *with_values(VALUES, 96, 64), 8.0) | {"x.dora_scale": random(96, 1).float()}
     made = done(tmp_path, tensors, rank=3)
@@ -255,14 +207,6 @@ def test_a_file_without_modules_is_refused(tmp_path: Path) -> None:
         done(tmp_path, {"weight": random(3, 3)}, rank=3)
 
 
-@pytest.mark.parametrize(
-    "options", [{"rank": 0}, {"rank": -1}, {"energy": 0.0}, {"energy": 1.1}, {"energy": float("nan")}]
-)
-def test_a_rank_or_energy_that_means_nothing_is_a_usage_error(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
-        RankStep(**options)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_pickle_is_a_source_like_any_other(tmp_path: Path, compressed: bool) -> None:
     import zipfile
@@ -284,65 +228,6 @@ def test_a_damaged_record_is_found_though_nobody_copies_it(tmp_path: Path) -> No
     (tmp_path / "x.pt").write_bytes(data)
     with pytest.raises(Refused, match="CRC"):
         done_file(tmp_path / "x.pt", tmp_path / "target.safetensors", rank=3)
-
-
-def test_metadata_follow_the_ranks(tmp_path: Path) -> None:
-    linear = lora("lora_unet_a", *with_values(VALUES, 96, 64), 4.0)
-    up, down = with_values(VALUES, 40, 20 * 9)
-    conv = lora("lora_unet_b", up.reshape(40, 8, 1, 1), down.reshape(8, 20, 3, 3), 8.0)
-    args = json.dumps({"conv_dim": "8", "conv_alpha": "8", "dropout": None})
-    stated = {"ss_network_dim": "8", "ss_network_alpha": "4.0", "ss_network_args": args, "ss_tag": "x"}
-    metadata = done(tmp_path, linear | conv, stated, rank=2).plan.metadata
-    assert metadata["ss_network_dim"] == "2"
-    assert metadata["ss_network_alpha"] == "1.0"
-    assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "2.0", "dropout": None}
-    assert metadata["ss_tag"] == "x"
-    dynamic = linear | lora("lora_unet_c", *with_values(VALUES[:2], 96, 64), 4.0)
-    assert done(tmp_path, dynamic, stated, energy=0.99).plan.metadata["ss_network_dim"] == "Dynamic"
-    assert done(tmp_path, linear, stated, rank=8).plan.metadata == {**stated, "format": "pt"}
-    assert "ss_network_dim" not in done(tmp_path, linear, {"ss_tag": "x"}, rank=2).plan.metadata
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "null", "[" * 100_000, '{"conv_dim": {}}'])
-def test_arguments_that_cannot_be_read_stay(tmp_path: Path, text: str) -> None:
-    tensors = lora("x", *with_values(VALUES, 96, 64), 4.0)
-    metadata = {"ss_network_args": text, "ss_network_dim": "8"}
-    assert done(tmp_path, tensors, metadata, rank=2).plan.metadata == {
-        **metadata, "ss_network_dim": "2", "format": "pt",
-    }  # fmt: skip
-
-
-def test_lines_name_the_worst_module_first(tmp_path: Path) -> None:
-    tensors = lora("good", *with_values([8, 1e-3, 1e-4], 96, 64), 4.0)
-    tensors |= lora("bad\x1b", *with_values([8, 7, 6], 96, 64), 4.0)
-    lines = list(rank_lines(done(tmp_path, tensors, rank=1).report, True))
-    assert lines[0] == "  rank: 3 -> 1, 2 modules of 2 changed"
-    assert lines[2].startswith("    bad\\x1b: 3 -> 1, off by 75.")
-    assert lines[3].startswith("    good: 3 -> 1")
-
-
-def test_lines_give_each_reason_once(tmp_path: Path) -> None:
-    tensors = {f"n{number}.w_norm": random(4) for number in range(30)} | lora("x", random(9, 2), random(2, 9), 1.0)
-    report = done(tmp_path, tensors, rank=2).report
-    assert list(rank_lines(report, False)) == [
-        "  rank: no module changed",
-        "  rank not lowered in 30 modules: norm has no rank that can be lowered",
-        "    n0",
-    ]
-    assert len(list(rank_lines(report, True))) == 32
-
-
-def test_the_command_reports_ranks(tmp_path: Path) -> None:
-    save_file(
-        {n: t.contiguous() for n, t in lora("x", *with_values(VALUES, 96, 64), 8.0).items()}, tmp_path / "x.safetensors"
-    )
-    ran = ckptool("prune", tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--rank", "3", "--json")
-    assert ran.code == 0, ran.err
-    report = json.loads(ran.out)
-    assert report["rank"]["x"]["to"] == 3
-    assert report["rank"]["x"]["energy"] == pytest.approx(84 / 85.33203125)
-    assert report["ranks"]["bytes_after"] < report["ranks"]["bytes_before"]
-    assert load_file(tmp_path / "y.safetensors")["x.lora_up.weight"].shape == (96, 3)
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
