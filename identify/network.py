@@ -34,6 +34,8 @@ KEYS = ("attn2_to_k_weight", "attn2_to_k_down")
 EMA = "model_ema."
 LABELS = ("label_emb.0.0.weight", "add_embedding.linear_1.weight", "class_embedding.linear_1.weight")
 FIRST_CONVS = ("input_blocks.0.0.weight", "conv_in.weight")
+# SDXL without attention in the middle: the last transformer block in its second and its third level -> variant.
+WITHOUT_MIDDLE: dict[tuple[int, int], str] = {(1, 3): "ssd-1b", (0, 1): "segmind-vega"}
 UPSCALER_LABELS = ("label_emb.weight", "class_embedding.weight")
 """SD2's upscaler looks its noise level up in a table."""
 
@@ -187,9 +189,10 @@ def unet_variant(
     label = next((names.tensors[name] for name in LABELS if name in names.tensors), None)
     if base == "sd2" and label is not None:
         return "unclip", (f"{shown(label)}: conditioned on an image",)
-    if base == "sdxl" and view.places and ("mid", 0) not in view.places:
-        variant = "ssd-1b" if view.depths.get(("down", 1), -1) >= 1 else "segmind-vega"
-        return variant, (f"no attention in the middle, as in {'SSD-1B' if variant == 'ssd-1b' else 'Segmind-Vega'}",)
+    if base == "sdxl" and ("up", 0) in view.places and ("mid", 0) not in view.places:
+        deepest = (view.depths.get(("down", 1), -1), view.depths.get(("down", 2), -1))
+        variant = WITHOUT_MIDDLE.get(deepest)
+        return variant, (f"no attention in the middle, as in {variant or 'distilled models'}",)
     return None, ()
 
 
