@@ -56,7 +56,7 @@ class Kernel:
         astype(singles, "float32", codes, into.kernel)
         square = float(dot(singles))
         counts, finite = Counts(len(codes)), None
-        if exact is not None or not fits(singles, square, into):
+        if not fits(singles, square, into):
             counts, finite = mend(singles, exact, codes, into, self.clamp)
         before = singles if exact is None else exact / self.scale
         if finite is not None:
@@ -71,6 +71,7 @@ class Kernel:
         """The values as F32, divided by the scale."""
         import numpy
 
+        # Not every kernel of numkong is known to take unaligned numbers.
         if self.source == "F32" and self.scale == 1.0 and values.flags.aligned:
             return values
         singles = scratch("singles", "<f4", len(values))

@@ -65,7 +65,9 @@ def by_torch(values: Bits, source: str, target: str) -> Bits:
     into = FORMATS[target]
     tensor = torch.from_numpy(values.copy()).view(TORCH[source])
     codes = tensor.to(TORCH[target]).view(torch.int16 if into.codes == "<u2" else torch.uint8).numpy().view(into.codes)
-    numbers = tensor.to(torch.float64).numpy()
+    numbers = (tensor if tensor.dtype.itemsize > 2 else tensor.float()).numpy()
+    if (abs(numbers) < np.float32(into.limit)).all():
+        return codes
     # Infinities stay, where there are any.
     clamped = np.isfinite(numbers) if into.infinity is not None else ~np.isnan(numbers)
     beyond = clamped & ~np.isfinite(tensor.to(torch.float32).to(TORCH[target]).to(torch.float32).numpy())

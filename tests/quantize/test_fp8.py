@@ -137,6 +137,7 @@ def test_an_infinity_is_kept_out_of_scales(tmp_path: Path) -> None:
 def test_the_rest_of_a_scaled_file_may_overflow(tmp_path: Path) -> None:
     tensors = model()
     tensors[f"{P}out.2.bias"][0] = 1e6
+    tensors[LINEAR] *= 1e5  # beyond the range, but for its scale
     made, report = run("fp8", save(tensors, tmp_path / "m.safetensors"), "--scale")
     assert equal(made[f"{P}out.2.bias"], tensors[f"{P}out.2.bias"])
     assert made[LINEAR].dtype == torch.float8_e4m3fn

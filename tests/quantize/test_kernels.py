@@ -42,9 +42,9 @@ def test_a_sample_of_f32_is_cast_as_torch_casts_it(target: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_f32_there_is_is_cast_as_torch_casts_it(target: str) -> None:
-    low = np.arange(1 << 24, dtype="<u4")
-    for high in range(256):
-        values = low | np.uint32(high << 24)
+    low = np.arange(1 << 20, dtype="<u4")
+    for high in range(1 << 12):
+        values = low | np.uint32(high << 20)
         assert same(cast(values, "F32", target)[0], by_torch(values, "F32", target)), f"{high:#x}"
 
 
