@@ -153,6 +153,15 @@ def test_a_pickle_is_refused_unless_it_is_converted(tmp_path: Path) -> None:
     assert (again.code, "already there" in again.out) == (0, True)
 
 
+def test_a_hash_that_the_file_states_of_itself_is_made_true_and_found_again(tmp_path: Path) -> None:
+    root = root_of("a1111", tmp_path)
+    save_zip({**state_dict("lora-kohya-sd1", 16), "sshs_model_hash": "0" * 64}, tmp_path / "l.pt")
+    assert place(tmp_path / "l.pt", "a1111", root, "--convert").code == 0
+    assert b"0" * 64 not in (root / "models/Lora/l.safetensors").read_bytes()[:2000]
+    again = place(tmp_path / "l.pt", "a1111", root, "--convert")
+    assert (again.code, "already there" in again.out) == (0, True), again.err
+
+
 def test_a_payload_is_reported_and_does_not_arrive(tmp_path: Path) -> None:
     from fixtures.assembler import Call, Global
 

@@ -5,14 +5,18 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ckptool.errors import Unwritable
-from ckptool.identify.place_files import made
+from ckptool.convert.read import read
+from ckptool.convert.writer import ignore
+from ckptool.errors import Unwritable, UsageError
+from ckptool.identify.place import Placement
+from ckptool.identify.place_files import convert, copy_in, link_in, made
 from tests.convert.converting import ckptool
 from tests.convert.test_no_room import CKPTOOL, with_little_room
 from tests.identify.fitting import scaled, zeros
@@ -120,6 +124,32 @@ def test_a_source_behind_a_link_is_copied_not_its_link(lora: Path, tmp_path: Pat
     assert place(tmp_path / "alias.safetensors", "a1111", root).code == 0
     assert not (root / "models/Lora/alias.safetensors").is_symlink()
     assert (root / "models/Lora/alias.safetensors").read_bytes() == lora.read_bytes()
+
+
+def test_a_link_to_a_link_leads_to_the_file(lora: Path, tmp_path: Path) -> None:
+    root = root_of("a1111", tmp_path)
+    (tmp_path / "alias.safetensors").symlink_to("style.safetensors")
+    assert place(tmp_path / "alias.safetensors", "a1111", root, "--link").code == 0
+    assert not (root / "models/Lora/alias.safetensors").is_symlink()
+    assert os.path.samefile(root / "models/Lora/alias.safetensors", lora)
+
+
+@pytest.mark.parametrize("way", ["copy", "link", "convert"])
+def test_a_file_that_appears_meanwhile_is_not_overwritten(way: str, lora: Path, tmp_path: Path) -> None:
+    """Between the look and the write somebody else may have put a file there."""
+    target = tmp_path / "there.safetensors"
+    target.write_text("mine")
+    with ExitStack() as stack:
+        plan = read(lora, stack)
+        chosen = Placement(tmp_path, target.name, "lora", True, ())
+        with pytest.raises(UsageError, match="exists already"):
+            {
+                "copy": lambda: copy_in(plan, target, ignore),
+                "link": lambda: link_in(lora, target),
+                "convert": lambda: convert(plan, chosen, ignore),
+            }[way]()
+    assert target.read_text() == "mine"
+    assert set(os.listdir(tmp_path)) == {"style.safetensors", "there.safetensors"}
 
 
 def test_a_link_to_another_file_system_is_symbolic(tmp_path: Path, lora: Path) -> None:
