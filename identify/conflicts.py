@@ -10,12 +10,13 @@ from ckptool.text import escape
 # kohya's name of the model that was trained on, by its beginning; the first that fits.
 KOHYA: tuple[tuple[str, str], ...] = (
     ("sdxl", "sdxl"), ("sd_xl", "sdxl"), ("sd_v1", "sd1"), ("sd_1", "sd1"), ("sd1", "sd1"), ("sd_v2", "sd2"),
-    ("sd_2", "sd2"), ("sd2", "sd2"), ("sd3", "sd3"), ("flux", "flux"), ("lumina", "lumina2"), ("hunyuan_image", ""),
+    ("sd_2", "sd2"), ("sd2", "sd2"), ("sd3", "sd3"), ("flux", "flux"), ("lumina", "lumina2"),
 )  # fmt: skip
 # Architectures of https://github.com/Stability-AI/ModelSpec, by their beginning; the first that fits.
 MODELSPEC: tuple[tuple[str, str], ...] = (
     ("stable-diffusion-v1", "sd1"), ("stable-diffusion-v2", "sd2"), ("stable-diffusion-xl-v1-refiner", "sdxl-refiner"),
-    ("stable-diffusion-xl", "sdxl"), ("stable-diffusion-v3", "sd3"), ("stable-video-diffusion", "svd"),
+    ("stable-diffusion-xl", "sdxl"), ("stable-diffusion-v3", "sd3"), ("stable-diffusion-3", "sd3"),
+    ("stable-video-diffusion", "svd"), ("hunyuan-video", "hunyuan-video"), ("qwen-image", "qwen-image"),
     ("flux-2", "flux2"), ("flux", "flux"), ("chroma", "chroma"), ("auraflow", "auraflow"), ("lumina-2", "lumina2"),
     ("pixart", "pixart"), ("stable-cascade", "cascade"),
 )  # fmt: skip
