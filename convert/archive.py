@@ -100,7 +100,7 @@ def check_local(reader: Reader, entry: Entry) -> int:
         or not agrees
     ):
         raise Malformed(f"{label}: {show(entry.name)}: its header and the zip directory disagree", ODD)
-    return entry.offset + size
+    return int(entry.offset + size)
 
 
 def descriptor_length(reader: Reader, offset: int, entry: Entry) -> int:

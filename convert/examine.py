@@ -91,7 +91,7 @@ class Reader:
         width = torch_names.width_of(kind.dtype) if kind.dtype else 1
         storage = self.same(Storage(self.prefix + key, kind.dtype, count * width))
         view = pid[5] if len(pid) == 6 else None
-        if type(storage) is Unusable or (view is None and key not in self.views):
+        if isinstance(storage, Unusable) or (view is None and key not in self.views):
             return storage
         return self.part(storage, key, view, width)
 

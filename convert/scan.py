@@ -71,12 +71,12 @@ def scan_source(path: Path, source: File) -> Scan:
     except CkptoolError as error:
         return Scan(str(path), contents.format if contents else None, "refused", error=error)
     errors = [pickle.error for pickle in contents.pickles if pickle.error is not None]
-    error = contents.error or next(iter(errors), None)
+    stopped = contents.error or next(iter(errors), None)
     worst = verdict(findings)
-    if error is not None:
-        error = in_file(source, error)
+    if stopped is not None:
+        stopped = in_file(source, stopped)
         worst = worst if worst == "dangerous" else "refused"
-    return Scan(str(path), contents.format, worst, tuple(findings), error)
+    return Scan(str(path), contents.format, worst, tuple(findings), stopped)
 
 
 def scan_folder(folder: Path, with_hash: bool = False) -> Iterator[Scan]:
