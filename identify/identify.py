@@ -17,6 +17,7 @@ from ckptool.identify.quantised import quantised
 from ckptool.identify.signs import Decision
 from ckptool.identify.upscalers import upscaler_of
 from ckptool.tensor import Plan
+from ckptool.text import escape
 
 # How names of adapters end. A file is one when at least half of its tensors belong to modules.
 ADAPTER_ENDINGS = (
@@ -25,6 +26,11 @@ ADAPTER_ENDINGS = (
 )  # fmt: skip
 # Algorithms, the one that names a file that has modules of several first.
 RANKING = ("lokr", "loha", "boft", "oft", "glora", "ia3", "dora", "locon", "lora", "full", "norm")
+
+UNKNOWN_NETWORKS = ("model.diffusion_model.", "diffusion_model.", "unet.")
+"""Names that a network stands behind, whatever it is."""
+BESIDE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.", "text_encoder.")
+"""Names of what a network works with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +146,6 @@ def adapter_of(names: Names) -> Label | None:
 
 
 def algorithm_evidence(algorithm: str, module: AdapterModule) -> str:
-    from ckptool.text import escape
-
     roles = ", ".join(escape(role, 40) for role in list(module.parts)[:6])
     return f"{escape(module.name, 120)}: {roles}: {algorithm}"
 
@@ -160,11 +164,6 @@ def of_network(network: Network, names: Names, plan: Plan) -> Label:
             variant, evidence = "playground-2.5", (*evidence, "edm_mean and edm_std: Playground 2.5")
     decision = Decision(decision.base, decision.candidates, evidence, decision.problems)
     return Label("checkpoint" if beside else "unet", decision, variant)
-
-
-UNKNOWN_NETWORKS = ("model.diffusion_model.", "diffusion_model.", "unet.")
-"""Names that a network stands behind, whatever it is."""
-BESIDE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.", "text_encoder.")
 
 
 def parts_of(names: Names) -> Label:
