@@ -25,8 +25,10 @@ SMALLEST_SCALE = float.fromhex("0x1p-126")
 class Casting:
     """One run of a cast. When a value turned out not to fit, a second one with `careful` looks before it writes."""
 
-    def __init__(self, settings: Settings, careful: bool = False) -> None:
+    def __init__(self, settings: Settings, label: str, careful: bool = False) -> None:
         self.settings = settings
+        self.label = label
+        """The source's name, as errors show it."""
         self.careful = careful
         self.choices: list[Choice] = []
         """What was decided, when `step` has run."""
@@ -35,7 +37,7 @@ class Casting:
     def step(self, plan: Plan) -> Plan:
         """Raises Refused for a quantised file, and under `--on-overflow fail` where values do not fit."""
         if reason := quantised(plan):
-            raise Refused(f"the file is quantised already: {reason}", "cast the file that it was made from")
+            raise Refused(f"{self.label}: is quantised already: {reason}", "cast the file that it was made from")
         self.kind = identify(plan).kind
         self.choices = choose(plan, self.settings, self.kind)
         scales = self.scales() if self.settings.scale else {}
@@ -79,7 +81,7 @@ class Casting:
             name, reason = next(iter(reasons.items()))
             others = f" (and {plural(len(reasons) - 1, 'other tensor')})" if len(reasons) > 1 else ""
             raise Refused(
-                f"tensor {escape(name)}: {reason}{others}",
+                f"{self.label}: tensor {escape(name)}: {reason}{others}",
                 "--on-overflow keep leaves such tensors as they are, clamp writes the largest value there is",
             )
         self.choices = keeping(self.choices, reasons)
@@ -98,7 +100,9 @@ class Casting:
         names = {tensor.name for tensor in plan.tensors}
         for tensor in (marker, *added):
             if tensor.name in names:
-                raise Refused(f"tensor {escape(tensor.name)}: is in the way of a scale", "leave --scale out")
+                raise Refused(
+                    f"{self.label}: tensor {escape(tensor.name)}: is in the way of a scale", "leave --scale out"
+                )
         return [marker, *added]
 
 

@@ -63,11 +63,12 @@ def components(function: F) -> F:
 
 def cast(source: Path, destination: Path | None, suffix: str, settings: Settings, options: Options) -> None:
     """Run the cast. One pass where all values fit; where some do not, a second one that looks before it writes."""
+    label = escape(str(source), 1000)
     for careful in (False, True):
-        run = Casting(settings, careful)
+        run = Casting(settings, label, careful)
         work = Work(step=run.step, suffix=suffix, report=partial(figures, run), lines=lines)
         try:
             return transform(source, destination, work, options)
         except Overflowed:
             continue
-    raise Refused(f"{escape(str(source), 1000)}: its values changed while they were read", "run it again")
+    raise Refused(f"{label}: its values changed while they were read", "run it again")

@@ -108,6 +108,7 @@ def kept(items: list[Report], verbose: bool) -> Iterator[str]:
     shown = list(groups.items()) if verbose else list(groups.items())[:GROUPS]
     for reason, names in shown:
         first = names if verbose else names[:NAMED]
-        yield f"    {escape(reason)}: {', '.join(first)}{', …' if len(first) < len(names) else ''}"
+        count = f" ({len(names):,})" if len(first) < len(names) else ""
+        yield f"    {escape(reason)}{count}: {', '.join(first)}{', …' if count else ''}"
     for line in more(len(groups), verbose):
         yield f"    {line}"
