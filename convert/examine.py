@@ -80,12 +80,14 @@ class Reader:
         return done
 
     def persistent(self, pid: Value) -> Value:
-        """`("storage", class, key, location, count[, view])` as torch writes it. The location means nothing here."""
+        """`("storage", class, key, location, count[, view])` as torch writes it. Of locations only `meta` counts."""
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
             return pid[1]
         if type(pid) is not tuple or not 5 <= len(pid) <= 6 or pid[0] not in ("storage", b"storage"):
             return torch_names.damaged("its persistent id is not a storage")
-        _, kind, key, _, count = pid[:5]
+        _, kind, key, location, count = pid[:5]
+        if location in ("meta", b"meta"):
+            return torch_names.META
         if type(kind) is not StorageType or type(key) is not str or not torch_names.is_count(count):
             return torch_names.damaged("its storage has no proper class, key or count")
         width = torch_names.width_of(kind.dtype) if kind.dtype else 1

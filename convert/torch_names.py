@@ -77,6 +77,9 @@ def is_count(value: Value) -> bool:
     return type(value) is int and 0 <= value <= MAX_DIM
 
 
+META = Unusable("it is a meta tensor, which has no data", "save it again with its data")
+
+
 @lru_cache(1024)  # a file may make the same mistake a million times
 def damaged(what: str) -> Unusable:
     return Unusable(what, "the file is damaged or forged: get another copy", damaged=True)
