@@ -105,12 +105,10 @@ def updating(module: AdapterModule, reader: Reader) -> Change:
     scale = scale_of(module)
 
     def change(values: "torch.Tensor") -> None:
-        import torch
-
         update = dense(reader.update(module))
-        if update.size != values.numel() or update.shape[0] != values.shape[0]:
-            raise Unfit(f"its update is {update.shape}, the layer's weight {tuple(values.shape)}")
-        values.add_(torch.from_numpy(update * scale).to(values.dtype).view(values.shape))
+        if update.numel() != values.numel() or update.shape[0] != values.shape[0]:
+            raise Unfit(f"its update is {tuple(update.shape)}, the layer's weight {tuple(values.shape)}")
+        values.add_((update * scale).to(values.device, values.dtype).view(values.shape))
         if "dora_scale" in module.parts:
             give_lengths(values, numbers(reader, module.parts["dora_scale"]))
 
@@ -163,20 +161,27 @@ def numbers(reader: Reader, tensor: Tensor) -> "torch.Tensor":
     return torch.from_numpy(values(tensor).astype("<f4"))
 
 
-def dense(update: Update) -> Any:
-    """The matrix [rows, columns × kernel] of an update, which is checked to be of a size to be held."""
-    import numpy
+def dense(update: Update) -> "torch.Tensor":
+    """The matrix [rows, columns × kernel] of an update, in F64; checked to be of a size to be held."""
+    import torch
 
     match update:
         case Dense():
-            return update.matrix
+            return aligned(update.matrix)
         case Factored():
             check_size(update.left.shape[0], update.right.shape[1])
-            return update.left @ update.right
+            return aligned(update.left) @ aligned(update.right)
         case Kron():
             one, two = dense(update.one), dense(update.two)
             check_size(one.shape[0] * two.shape[0], one.shape[1] * two.shape[1])
-            return numpy.kron(one, two)
+            return torch.kron(one, two)
+
+
+def aligned(matrix: Any) -> "torch.Tensor":
+    """A copy where torch puts its own tensors: numpy's lie here or there, and products follow that in the last bits."""
+    import torch
+
+    return torch.from_numpy(matrix).clone(memory_format=torch.contiguous_format)
 
 
 def vectors(plan: Plan) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from ckptool.verify.configs import Unknown
 from ckptool.verify.metrics import Figures, figures
 from ckptool.verify.networks import build
 from ckptool.verify.probe import Probe, activations
-from ckptool.verify.sides import Side, sides
+from ckptool.verify.sides import Side, sides, unet_for_control
 from ckptool.verify.steps import Inputs, Output
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def denoise(original: Plan, candidate: Plan, settings: Settings, tell: Tell = qu
     with ExitStack() as stack:
         try:
             base = read(settings.base, stack) if settings.base is not None else None
-            ours, theirs = (sides(plan, base, inputs.base) for plan in (original, candidate))
+            unet = unet_for_control(original, base)
+            ours, theirs = (sides(plan, base, inputs.base, unet) for plan in (original, candidate))
         except Unknown as error:
             return {"other": not_run(str(error))}
         shared = [name for name in ours if name in theirs]

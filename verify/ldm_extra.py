@@ -40,7 +40,7 @@ def components_of(plan: Plan) -> dict[str, Weights]:
     tensors = {tensor.name: tensor for tensor in plan.tensors}
     found: dict[str, Weights] = {}
     seen: dict[str, int] = {}
-    for target in targets(plan.tensors) or bare_encoder(plan):
+    for target in bare_encoder(plan) or targets(plan.tensors):
         if target.component not in COMPONENTS or target.name.startswith(UNREAD) or is_scale(target.name):
             continue
         tensor = tensors[target.source]

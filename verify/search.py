@@ -9,7 +9,7 @@ from ckptool.verify.configs import Unknown
 from ckptool.verify.denoise import Settings, Trace, apart, inputs_of, run
 from ckptool.verify.ldm_extra import components_of
 from ckptool.verify.probe import block_of
-from ckptool.verify.sides import Side, sides
+from ckptool.verify.sides import Side, sides, unet_for_control
 
 Step = Callable[[Plan], Plan]
 LOWEST, HIGHEST = 1e-7, 1e-1
@@ -26,7 +26,8 @@ class Reference:
         self.inputs = inputs_of(plan, settings)
         self.traces: dict[str, Trace] = {}
         try:
-            self.ours = sides(plan, None, self.inputs.base)
+            self.unet = unet_for_control(plan, None)
+            self.ours = sides(plan, None, self.inputs.base, self.unet)
         except Unknown as error:
             raise refused(error) from error
 
@@ -41,7 +42,7 @@ class Reference:
     def errors(self, candidate: Plan) -> dict[str, float]:
         """Relative L2 of each component that the candidate changes. Raises Refused when one cannot be run."""
         try:
-            theirs = sides(candidate, None, self.inputs.base)
+            theirs = sides(candidate, None, self.inputs.base, self.unet)
             return {
                 name: apart(self.trace(name), run(name, theirs[name], self.inputs)).relative_l2
                 for name, side in self.ours.items()

@@ -38,10 +38,11 @@ class Side:
     """What had to be chosen, and what was left out."""
 
 
-def sides(plan: Plan, base: Plan | None, architecture: str | None) -> dict[str, Side]:
+def sides(plan: Plan, base: Plan | None, architecture: str | None, unet: Weights | None = None) -> dict[str, Side]:
     """Component -> what is run of it, never empty. Raises Unknown when nothing can be.
 
     `base` is what addons are applied to; without one it is made of seeded weights, for the `architecture`.
+    `unet` is what a ControlNet runs with: of two files the same, so that nothing but the ControlNets tells them apart.
     """
     kind = identify(plan).kind
     if kind in NOT_RUN:
@@ -53,17 +54,23 @@ def sides(plan: Plan, base: Plan | None, architecture: str | None) -> dict[str, 
     if kind == "hypernetwork":
         return hypernetwork_sides(plan, base, architecture)
     found = components_of(plan)
-    if not found:
-        raise Unknown(f"no network that is known: a file of the kind {kind} ({WHOLE.get(kind, 'other')})")
-    own = found.get("unet") or (components_of(base).get("unet") if base is not None else None)
-    made: dict[str, Side] = {}
-    for name, weights in found.items():
-        made[name] = control_side(weights, own) if name == "control" else Side(weights, RUN[name])
-    return made
+    # Names that no table knows are taken for a UNet's of another family.
+    if not found or (set(found) == {"unet"} and WHOLE.get(kind, "unet") != "unet"):
+        raise Unknown(f"no network that the reference step knows, in a file of the kind {kind}")
+    return {
+        name: control_side(weights, unet) if name == "control" else Side(weights, RUN[name])
+        for name, weights in found.items()
+    }
+
+
+def unet_for_control(original: Plan, base: Plan | None) -> Weights | None:
+    """The UNet of the base, else the one in the original's own file."""
+    found = components_of(base).get("unet") if base is not None else None
+    return found or components_of(original).get("unet")
 
 
 def control_side(weights: Weights, base: Weights | None) -> Side:
-    """A ControlNet runs with the UNet of its own file, of the base, or a seeded one."""
+    """A ControlNet runs with the UNet of the base, of its own file, or a seeded one."""
     if base is not None:
         return Side(weights, partial(run_control, base=base))
     made = control_base(config_of("control", weights))

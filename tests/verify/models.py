@@ -37,9 +37,7 @@ def halved(values: Tensors) -> Tensors:
     return {name: t.half() if t.dtype is torch.float32 else t for name, t in values.items()}
 
 
-def pair(
-    folder: Path, original: Tensors, candidate: Tensors, settings: Settings = QUICK
-) -> dict[str, ComponentResult]:
+def pair(folder: Path, original: Tensors, candidate: Tensors, settings: Settings = QUICK) -> dict[str, ComponentResult]:
     """Both as files, run. The second file's header is longer, so that its tensors lie elsewhere."""
     one = save(original, folder / "original.safetensors")
     two = save(candidate, folder / "candidate.safetensors", {"comment": "x" * 1001})
