@@ -91,7 +91,7 @@ def label_of(plan: Plan, names: Names) -> Label:
     found = ip_adapter(names)
     if found is not None:
         return Label("ip-adapter", found)
-    adapter = adapter_of(names)
+    adapter = adapter_of(names, plan.metadata)
     if adapter is not None:
         return adapter
     network = find_network(names)
@@ -124,7 +124,7 @@ def of_control(control: Control, names: Names) -> Label:
     return Label(control.kind, decision, control.variant)
 
 
-def adapter_of(names: Names) -> Label | None:
+def adapter_of(names: Names, metadata: dict[str, str]) -> Label | None:
     """A LoRA or LyCORIS."""
     if not any(name.endswith(ADAPTER_ENDINGS) for name in names.tensors):
         return None
@@ -142,7 +142,9 @@ def adapter_of(names: Names) -> Label | None:
     odd = sum(module.algorithm == "unknown" for module in found.modules.values())
     problems = (f"modules whose parts fit no algorithm: {odd:,}",) if odd else ()
     decision = Decision(decision.base, decision.candidates, evidence, (*decision.problems, *problems))
-    return Label("lora" if label == "lora" else "lycoris", decision, None, label)
+    # LoRA on convolutions came with LyCORIS, but kohya's own scripts write it too, under the same names.
+    plain = label in ("lora", "locon") and "lycoris" not in metadata.get("ss_network_module", "")
+    return Label("lora" if plain else "lycoris", decision, None, label)
 
 
 def algorithm_evidence(algorithm: str, module: AdapterModule) -> str:

@@ -134,8 +134,9 @@ def pickle_problems(plan: Plan) -> list[str]:
 
 def sidecar_of(path: Path) -> bytes | None:
     """The `<stem>.yaml` beside a file, None when there is none that is small and readable."""
-    beside = path.with_suffix(".yaml")
-    return small_file(beside, MAX_SIZE) if path.is_file() and beside != path else None
+    if not path.is_file() or path.suffix == ".yaml":
+        return None
+    return small_file(path.with_suffix(".yaml"), MAX_SIZE)
 
 
 def small_file(path: Path, most: int) -> bytes | None:

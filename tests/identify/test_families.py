@@ -1,5 +1,7 @@
 """Every other row of the facts: variants of Stable Diffusion, the networks after it, and adapters in every naming."""
 
+from dataclasses import replace
+
 import pytest
 
 from ckptool.identify.families import BASES, FAMILIES, TITLES
@@ -136,7 +138,12 @@ def test_every_algorithm_is_known_and_its_base_from_the_width_of_the_text(name: 
     algorithm, shapes = ALGORITHMS[name]
     found = known(of(shapes))
     assert (found.algorithm, found.base) == (algorithm, "sd2")
-    assert found.kind == ("lora" if algorithm == "lora" else "lycoris")
+    assert found.kind == ("lora" if algorithm in ("lora", "locon") else "lycoris")
+
+
+def test_the_scripts_that_wrote_a_locon_tell_what_it_is_called() -> None:
+    written = replace(of(ALGORITHMS["locon"][1]), metadata={"ss_network_module": "lycoris.kohya"})
+    assert known(written).kind == "lycoris"
 
 
 TE = "lora_te_text_model_encoder_layers_0_self_attn_k_proj"

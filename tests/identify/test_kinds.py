@@ -29,7 +29,7 @@ LAYOUTS: dict[str, tuple[str, str | None, str | None, str | None]] = {
     "diffusers-unet-sdxl-refiner": ("unet", None, "sdxl-refiner", None),
     "diffusers-vae": ("vae", None, "ambiguous", "4-channel"),
     "hypernetwork-a1111": ("hypernetwork", None, "sd1", None),
-    "locon-kohya-sd1": ("lycoris", "locon", "sd1", None),
+    "locon-kohya-sd1": ("lora", "locon", "sd1", None),
     "lora-kohya-sd1": ("lora", "lora", "sd1", None),
     "lora-kohya-sd2": ("lora", "lora", "sd2", None),
     "lora-kohya-sdxl": ("lora", "lora", "sdxl", None),
