@@ -1,7 +1,5 @@
 """Every other row of the facts: variants of Stable Diffusion, the networks after it, and adapters in every naming."""
 
-from dataclasses import replace
-
 import pytest
 
 from ckptool.identify.families import BASES, FAMILIES, TITLES
@@ -142,8 +140,7 @@ def test_every_algorithm_is_known_and_its_base_from_the_width_of_the_text(name: 
 
 
 def test_the_scripts_that_wrote_a_locon_tell_what_it_is_called() -> None:
-    written = replace(of(ALGORITHMS["locon"][1]), metadata={"ss_network_module": "lycoris.kohya"})
-    assert known(written).kind == "lycoris"
+    assert known(of(ALGORITHMS["locon"][1]), {"ss_network_module": "lycoris.kohya"}).kind == "lycoris"
 
 
 TE = "lora_te_text_model_encoder_layers_0_self_attn_k_proj"
