@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "place": ("ckptool.identify.place_command", "Put a file where a UI looks for its kind."),
     "prune": ("ckptool.prune.command", "Remove what inference does not need."),
     "scan": ("ckptool.convert.scan_command", "Say what each pickle would import and call, without doing it."),
+    "verify": ("ckptool.verify.command", "Prove that a changed model is still the same."),
 }
 
 
