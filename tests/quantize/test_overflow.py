@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from fixtures.models import hypernetwork
+from fixtures.torchfile import save_zip
 from tests.convert.converting import Tensors, ckptool, equal
 from tests.quantize.casting import figures, reasons, refused, run, save
 
@@ -122,3 +125,23 @@ def test_a_dry_run_tells_what_it_cannot_know(tmp_path: Path) -> None:
     ran = ckptool("fp16", path, "--dry-run", "--on-overflow", "fail")
     assert ran.code == 0
     assert "3 tensors cast to F16" in ran.out
+
+
+def test_a_hypernetwork_keeps_what_does_not_fit_too(tmp_path: Path) -> None:
+    save_zip(hypernetwork(), tmp_path / "plain.pt")
+    network = torch.load(tmp_path / "plain.pt")
+    network[320][1]["linear.0.weight"][0, 0] = 1e6
+    torch.save(network, tmp_path / "h.pt")
+    ran = ckptool("fp16", tmp_path / "h.pt", tmp_path / "out.pt")
+    assert ran.code == 0, ran.err
+    made = torch.load(tmp_path / "out.pt")
+    assert equal(made[320][1]["linear.0.weight"], network[320][1]["linear.0.weight"])
+    assert equal(made[320][0]["linear.0.weight"], network[320][0]["linear.0.weight"].half())
+
+
+def test_shards_keep_what_does_not_fit_too(tmp_path: Path) -> None:
+    path = save(model(1e5), tmp_path / "m.safetensors")
+    assert ckptool("fp16", path, tmp_path / "n.safetensors", "--max-shard-size", "32100").code == 0
+    made = {name: tensor for part in tmp_path.glob("n-0*.safetensors") for name, tensor in load_file(part).items()}
+    assert {name for name in made if made[name].dtype == torch.float32} == {"a.weight", "c.weight"}
+    assert len(list(tmp_path.glob("n-0*"))) == 2
