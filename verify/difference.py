@@ -7,6 +7,8 @@ from typing import Any
 
 from ckptool.verify.rounding import FLOATS, RANGE, is_beyond, numbers_of, rounded
 
+NO_INFINITY = frozenset({"F8_E4M3"})
+"""There an infinity of the original is a value beyond the range, as others are."""
 Value = float | int | str | bool
 
 
@@ -146,6 +148,8 @@ def sorted_out(few: Few, lost: Any, change: Change, start: int) -> Counts:
     same_sign = numpy.signbit(new) == numpy.signbit(old)
     largest = numpy.abs(new) == RANGE[change.after][0]
     clamped = largest & same_sign & is_beyond(old, change.after) & (change.before != change.after)
+    if change.after not in NO_INFINITY:
+        clamped &= numpy.isfinite(old)
     narrow = numpy.abs(numbers_of(rounded(old, change.after), change.after)).astype("<f8")
     zeroed = (new == 0) & (narrow != 0) & numpy.isfinite(old)
     signs = (new == 0) & (narrow == 0)

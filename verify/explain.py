@@ -26,6 +26,8 @@ from ckptool.verify.threads import each
 from ckptool.verify.updates import Held, Module, changed_modules, hold
 from ckptool.verify.zeroing import Looked, judge
 
+DIFFERS = "its values differ"
+NEW = "is not in the original"
 Watch = Callable[[int], AbstractContextManager[Advance]]
 """Told how many bytes will be read; gives what is told of them as they are."""
 
@@ -217,7 +219,7 @@ class Explainer:
             elif self.scales and is_marker(tensor):
                 self.found.added.append({"name": tensor.name, "reason": "marks scaled FP8 weights"})
             else:
-                self.unexplained(tensor.name, self.component(tensor.name), "is not in the original")
+                self.unexplained(tensor.name, self.component(tensor.name), NEW)
 
     def tell_losses(self) -> None:
         live = [item for item in self.items if item.comparisons]
@@ -235,11 +237,13 @@ class Explainer:
             self.unexplained(name, self.component(name), why)
 
     def name_swaps(self) -> None:
-        names = {item.name for item in self.found.unexplained}
+        names = {item.name for item in self.found.unexplained if item.why in (DIFFERS, NEW)}
         wrong = [tensor for tensor in self.candidate.tensors if tensor.name in names]
         holds = held_instead(wrong, self.original.tensors, self.spool)
         self.found.unexplained = [
-            replace(item, why=f"holds the values of {holds[item.name]}") if item.name in holds else item
+            replace(item, why=f"holds the values of {holds[item.name]}")
+            if item.name in holds and item.name in names
+            else item
             for item in self.found.unexplained
         ]
 
@@ -266,7 +270,7 @@ def trouble(total: Counts) -> str:
     if total.lost and total.lost == total.wrong:
         return f"{total.lost:,} values beyond the range of its format became infinite or NaN"
     if total.wrong:
-        return "its values differ"
+        return DIFFERS
     return "the sign of zeros changed" if total.signs and not total.zeroed else ""
 
 

@@ -20,8 +20,12 @@ from ckptool.verify.threads import each
 CORE = ("up", "down", "mid", "alpha", "hada_", "lokr_", "diff")
 """How the roles begin that make an update; `diff_b` changes a bias and stands apart."""
 APART = frozenset({"diff_b"})
-# What the rounding of both factors may add, relative to the update.
-ROUNDING: dict[str, float] = {"F64": 1e-6, "F32": 1e-5, "F16": 1e-3, "BF16": 8e-3}
+# Bits of a number, and the power of two of the smallest step between two numbers.
+STEPS: dict[str, tuple[int, int]] = {"F64": (53, -1074), "F32": (24, -149), "F16": (11, -24), "BF16": (8, -133)}
+SMALLEST = 1e-6
+"""Of the update: below this, figures in F64 say little."""
+MARGIN = 2.0
+"""Roundings are taken as independent of each other, which they nearly are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,7 @@ class Held:
     best: float
     """The smallest error that is possible at its rank."""
     tolerance: float
+    """What the rounding of both factors may add, relative to the update."""
 
     @property
     def fits(self) -> bool:
@@ -106,10 +111,36 @@ def held(module: Module, before: Settings | None, after: Settings | None) -> Hel
     whole = float(sqrt((values**2).sum()))
     lost = distance(update, ratio, new, whole)
     tail = float((values[rank:] ** 2).sum())
-    narrowest = max(ROUNDING.get(t.dtype, 0.0) for role, t in module.candidate.parts.items() if role in ("up", "down"))
     if whole == 0.0:
-        return Held(module.original.rank, rank, 0.0 if lost == 0.0 else float("inf"), 0.0, narrowest)
-    return Held(module.original.rank, rank, lost / whole, sqrt(tail) / whole, narrowest)
+        return Held(module.original.rank, rank, 0.0 if lost == 0.0 else float("inf"), 0.0, SMALLEST)
+    noise = rounding(module.candidate, new) / whole + SMALLEST
+    return Held(module.original.rank, rank, lost / whole, sqrt(tail) / whole, noise)
+
+
+def rounding(module: AdapterModule, new: Factored) -> float:
+    """The norm of what the rounding of both factors adds: half a step of each number, carried through the product.
+
+    `new` has the scale in its left factor, and where there is a Tucker core, that in its right one.
+    """
+    import numpy
+
+    up, down = (module.parts[role].dtype for role in ("up", "down"))
+    stored = Reader().update(module)
+    assert isinstance(stored, Factored)
+    scale = numpy.linalg.norm(new.left, axis=0) / numpy.maximum(numpy.linalg.norm(stored.left, axis=0), 1e-300)
+    left = numpy.linalg.norm(half_steps(stored.left, up), axis=0) * scale
+    right = numpy.linalg.norm(half_steps(new.right, down), axis=1)
+    squares = (left * numpy.linalg.norm(new.right, axis=1)) ** 2 + (numpy.linalg.norm(new.left, axis=0) * right) ** 2
+    return float(MARGIN * numpy.sqrt(squares.sum()))
+
+
+def half_steps(array: Any, dtype: str) -> Any:
+    """Half the distance between neighbouring numbers of a dtype, at each of the numbers."""
+    import numpy
+
+    bits, smallest = STEPS[dtype]
+    _, exponents = numpy.frexp(array)
+    return numpy.ldexp(0.5, numpy.maximum(exponents - bits, smallest))
 
 
 def ratio_of(module: AdapterModule, settings: Settings | None) -> float:
