@@ -171,6 +171,7 @@ class Explainer:
         if item.total.zeroed:
             zeroed = found.zeroed[item.component]
             zeroed["tensors"] = zeroed.get("tensors", 0) + 1
+            found.made_zero[candidate.name] = item.total.zeroed
 
     def unexpected(self, item: Item) -> str:
         """What is beyond what a report says."""
@@ -182,10 +183,11 @@ class Explainer:
         if before != after and after not in (expected.cast.get(name) for name in names):
             said = next((expected.cast[name] for name in names if name in expected.cast), None)
             return f"was cast from {before} to {after}, and the report says {f'to {said}' if said else 'no such cast'}"
-        told = plain in expected.dropped or item.original.name in expected.dropped
-        if item.how == EMA and not told:
+        averaged = expected.dropped.get(plain, "").startswith("replaced by its EMA")
+        averaged |= expected.dropped.get(item.original.name, "") == f"written as {plain}"
+        if item.how == EMA and not averaged:
             return "holds the average (EMA), and the report does not say so"
-        if item.twofold and item.how == PLAIN and expected.dropped.get(plain, "").startswith("replaced by its EMA"):
+        if item.twofold and item.how == PLAIN and averaged:
             return "holds the raw weight, and the report says that it is the average (EMA)"
         if candidate.name != plain and candidate.name not in expected.renamed:
             return f"was named {plain}, and the report does not say so"
@@ -233,8 +235,10 @@ class Explainer:
         dropped |= dict.fromkeys(turned, "part of an update that is made of other tensors now")
         self.found.dropped = [{"name": name, "reason": reason} for name, reason in (dropped | found.dropped).items()]
         self.found.inferred += found.inferred
+        told = {item.name for item in self.found.unexplained}
         for name, why in found.unexplained.items():
-            self.unexplained(name, self.component(name), why)
+            if name not in told:
+                self.unexplained(name, self.component(name), why)
 
     def name_swaps(self) -> None:
         names = {item.name for item in self.found.unexplained if item.why in (DIFFERS, NEW)}

@@ -122,22 +122,36 @@ def refuse_mixture(items: list[Item], missing: Iterable[str]) -> None:
     several = [item for item in items if item.twofold and not item.total.wrong]
     averaged = [item for item in several if is_average(item)]
     raw = [item for item in several if not is_average(item)]
-    few, many = sorted((averaged, raw), key=len) if len(averaged) != len(raw) else (averaged, raw)
-    if few:
-        compare_others(few)  # most are the same as weight and as average: those belong to either
-        target = many[0].how
-        for item in few:
-            other, mine = item.done.get(target), item.total
-            if other is not None and not other.wrong and (other.zeroed, other.signs) <= (mine.zeroed, mine.signs):
-                item.how = target
-            else:
-                words = ("an average (EMA)", "raw weights") if few is averaged else ("a raw weight", "averages (EMA)")
-                item.why = f"holds {words[0]}, while {len(many):,} others hold {words[1]}: a mixture is no model"
-    if averaged and len(averaged) >= len(raw):
-        names = set(missing)
-        for item in items:
-            if item.pair.plain in names and not item.why:
-                item.why = f"holds a raw weight that has no average, beside {len(averaged):,} averages (EMA)"
+    few, many = (averaged, raw) if len(averaged) <= len(raw) else (raw, averaged)
+    words = ("an average (EMA)", "raw weights") if few is averaged else ("a raw weight", "averages (EMA)")
+    # A weight that is its own average belongs to either side.
+    left = others_than(few, many)
+    if left and others_than(many, few):
+        for item in left:
+            item.why = f"holds {words[0]}, while {len(many):,} others hold {words[1]}: a mixture is no model"
+    names = set(missing) if sum(is_average(item) for item in several) * 2 > len(several) else set()
+    for item in items:
+        if item.pair.plain in names and not item.why:
+            item.why = f"holds a raw weight that has no average, beside {len(averaged):,} averages (EMA)"
+
+
+def others_than(few: list[Item], many: list[Item]) -> list[Item]:
+    """Of `few` those that are not as well what `many` are; where there are none, all are taken for that."""
+    if not few or not many:
+        return []
+    for how in many[0].comparisons.keys() - {few[0].how}:
+        compare_others(few)
+        left = [item for item in few if not as_well(item, how)]
+        for item in few if not left else ():
+            item.how = how
+        return left
+    return few
+
+
+def as_well(item: Item, how: str) -> bool:
+    """Whether another tensor of the original explains it no worse."""
+    other, mine = item.done.get(how), item.total
+    return other is not None and not other.wrong and (other.zeroed, other.signs) <= (mine.zeroed, mine.signs)
 
 
 def is_average(item: Item) -> bool:

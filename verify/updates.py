@@ -77,7 +77,8 @@ def changed_modules(original: Plan, candidate: Plan) -> list[Module]:
         shapes = [
             {t.name: t.shape for t in item.parts.values() if t.name in core_names(item)} for item in (module, other)
         ]
-        if shapes[0] != shapes[1]:
+        # A part that is missing makes no other update: it is named as what it is, a loss.
+        if shapes[0] != shapes[1] and not shapes[1].items() <= shapes[0].items():
             found.append(Module(module, other))
     return found
 
@@ -169,12 +170,11 @@ def inner(update: Kron, new: Factored) -> float:
     import numpy
 
     one, other = (matrix(part) for part in (update.one, update.two))
-    total = 0.0
-    for k in range(new.left.shape[1]):
-        left = new.left[:, k].reshape(one.shape[0], other.shape[0])
-        right = new.right[k].reshape(one.shape[1], other.shape[1])
-        total += float(numpy.sum((one.T @ left @ other) * right))
-    return total
+    rank = new.left.shape[1]
+    left = new.left.T.reshape(rank, one.shape[0], other.shape[0])
+    right = new.right.reshape(rank, one.shape[1], other.shape[1])
+    product = numpy.tensordot(one, left, axes=(0, 1)).swapaxes(0, 1) @ other
+    return float(numpy.vdot(product, right))
 
 
 def matrix(update: Dense | Factored) -> Any:

@@ -36,17 +36,39 @@ def test_a_lowered_rank_is_explained(tmp_path: Path, architecture: str) -> None:
     parity(source, target, "--expect", report)
 
 
-@pytest.mark.parametrize("architecture", ["lycoris-loha-sd1", "lycoris-lokr-sd1"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def parts(algorithm: str) -> dict[str, tuple[int, ...]]:
+    match algorithm:
+        case "loha":
+            return {f"hada_w{n}_{half}": shape for n in (1, 2) for half, shape in (("a", (32, 2)), ("b", (2, 24)))}
+        case "lokr":
+            return {"lokr_w1": (4, 6), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 4)}
+        case "lokr-whole":
+            return {"lokr_w1": (4, 6), "lokr_w2": (8, 4)}
+        case _:
+            return {"diff": (32, 24)}
+
+
+@pytest.mark.parametrize("algorithm", ["loha", "lokr", "lokr-whole", "diff"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_other_algorithms_turned_into_plain_lora_are_explained(
-    tmp_path: Path, architecture: str, dtype: torch.dtype
+    tmp_path: Path, algorithm: str, dtype: torch.dtype
 ) -> None:
-    source = checkpoint(tmp_path / "a.ckpt", architecture)
-    if dtype == torch.float16:
-        source, _ = made("fp16", source, tmp_path / "h.safetensors")
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        f"{LORA}.{role}": (torch.randn(shape, generator=generator) * 0.03).to(dtype)
+        for role, shape in parts(algorithm).items()
+    }
+    source = tmp_path / "a.safetensors"
+    save_file(tensors | {f"{LORA}.alpha": torch.tensor(1.0).to(dtype)}, source)
     target, report = made("prune", source, tmp_path / "p.safetensors", "--to-lora")
-    assert parity(source, target)["rank"]
+    assert parity(source, target)["rank"][LORA]["relative_error"] < 0.1
     parity(source, target, "--expect", report)
+
+    def change(tensors: Tensors) -> None:
+        weight = tensors[f"{LORA}.lora_up.weight"]
+        weight[5, 0] += weight.abs().max()
+
+    assert list(unexplained(source, changed(target, tmp_path / "c.safetensors", change))) == [LORA]
 
 
 def test_a_module_of_lower_rank_that_is_not_the_best_is_found(lora: Path, tmp_path: Path) -> None:
