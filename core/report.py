@@ -82,6 +82,8 @@ class Sections:
     markdown: Callable[[Report], Iterable[str]]
     style: str = ""
     """Rules of CSS beside those of every page."""
+    page: Callable[[list[Report]], str] | None = None
+    """The whole HTML page, of a command that has one of its own."""
 
 
 def write_report(path: Path, reports: list[Report], single: bool, sections: Sections | None = None) -> None:
@@ -92,6 +94,8 @@ def write_report(path: Path, reports: list[Report], single: bool, sections: Sect
         from ckptool.report_sarif import to_sarif
 
         text = to_sarif(reports)
+    elif path.suffix == ".html" and sections is not None and sections.page is not None:
+        text = sections.page(reports)
     else:
         from ckptool.report_page import to_html, to_markdown
 

@@ -21,11 +21,14 @@ from ckptool.verify.expect import check_number, read_expectation
 from ckptool.verify.explain import explain
 from ckptool.verify.explanation import Explanation
 from ckptool.verify.outcome import report_of
+from ckptool.verify.page import evidence_of
 from ckptool.verify.words import lines, verdict
 
 if TYPE_CHECKING:
     from ckptool.tensor import Plan
     from ckptool.verify.denoise import ComponentResult
+    from ckptool.verify.page import Evidence
+    from ckptool.verify.pictures import Pictures
 
 EXTRA = ("torch", "diffusers", "transformers")
 INSTALL = "pip install 'ckptool[verify]'"
@@ -61,6 +64,7 @@ INSTALL = "pip install 'ckptool[verify]'"
     metavar="DIR",
     help="Write before, after and difference of each component's output as PNG.",
 )
+@click.option("-f", "--force", is_flag=True, help="Replace pictures of an earlier run.")
 @reporting
 def command(original: Path, candidate: Path, **options: Any) -> None:
     """Prove that a changed model is still the same: each tensor explained, then a denoise step on both.
@@ -79,11 +83,11 @@ def command(original: Path, candidate: Path, **options: Any) -> None:
     """
     check(original, candidate, options)
     try:
-        report = verify(original, candidate, options)
+        report, evidence = verify(original, candidate, options)
     except CkptoolError as error:
         tell_refusal(original, candidate, error, options)
         raise
-    tell(report, options)
+    tell(report, evidence, options)
     if not report["parity"]:
         sys.exit(EXIT_NO_PARITY)
 
@@ -93,6 +97,10 @@ def check(original: Path, candidate: Path, options: dict[str, Any]) -> None:
     check_report(options["report"], [original, candidate, *options["expect"]])
     check_number("--threshold", options["threshold"])
     check_number("--max-error", options["max_error"])
+    if options["pictures"] is not None and not options["force"]:
+        from ckptool.verify.pictures import check_free
+
+        check_free(options["pictures"])
     if options["relative"] and options["threshold"] is None:
         raise UsageError("--relative says what a threshold is a fraction of", "give --threshold too")
     if options["tensors_only"]:
@@ -107,7 +115,11 @@ def check(original: Path, candidate: Path, options: dict[str, Any]) -> None:
         )
 
 
-def verify(original: Path, candidate: Path, options: dict[str, Any]) -> Report:
+def verify(original: Path, candidate: Path, options: dict[str, Any]) -> "tuple[Report, Evidence]":
+    """The report, and what its page shows beside it."""
+    from ckptool.verify.histogram import Histograms
+
+    histograms = Histograms() if is_page(options) else None
     expected = read_expectation(options["expect"], options["threshold"], options["relative"])
 
     def watch(total: int) -> AbstractContextManager[Advance]:
@@ -115,33 +127,41 @@ def verify(original: Path, candidate: Path, options: dict[str, Any]) -> Report:
 
     with ExitStack() as stack:
         plans = read(original, stack), read(candidate, stack)
-        explanation = explain(*plans, expected, watch)
-        results = {} if options["tensors_only"] else denoised(*plans, explanation, options)
+        explanation = explain(*plans, expected, watch, histograms)
+        results, pictures = ({}, {}) if options["tensors_only"] else denoised(*plans, explanation, options)
         for plan in plans:
             check_sources(plan)
     report = report_of((str(original), str(candidate)), plans, explanation, results, settings_of(options))
     if options["report"] or options["as_json"]:
         report["sha256"] = {str(path): sha256_of(path) for path in (original, candidate) if path.is_file()}
-    return report
+    activations = {name: result.activations for name, result in results.items()}
+    return report, evidence_of(plans, explanation, histograms, activations, pictures)
+
+
+def is_page(options: dict[str, Any]) -> bool:
+    return options["report"] is not None and options["report"].suffix == ".html"
 
 
 def denoised(
     original: "Plan", candidate: "Plan", explanation: Explanation, options: dict[str, Any]
-) -> "dict[str, ComponentResult]":
+) -> "tuple[dict[str, ComponentResult], dict[str, Pictures]]":
     """The second level, on the tensors that the candidate was made from: an average in the place of its weights."""
     from ckptool.verify.denoise import Settings, denoise
 
     if not explanation.compared and not explanation.rank:
-        return {}
+        return {}, {}
     settings = Settings(options["steps"], options["size"], options["seed"], options["device"], options["base"])
-    results = denoise(replace(original, tensors=explanation.meant), candidate, settings)
-    if options["pictures"] is not None:
-        from ckptool.verify.pictures import write_pictures
+    meant = replace(original, tensors=explanation.meant)
+    results = denoise(meant, candidate, settings)
+    if options["pictures"] is None and not is_page(options):
+        return results, {}
+    from ckptool.verify.decoded import pictures_between
+    from ckptool.verify.pictures import write_pictures
 
-        for name, result in results.items():
-            if result.original is not None and result.candidate is not None:
-                write_pictures(options["pictures"], name, result.original, result.candidate)
-    return results
+    pictures = pictures_between(meant, candidate, results, settings)
+    for name, made in pictures.items() if options["pictures"] is not None else ():
+        write_pictures(options["pictures"], name, made, options["force"])
+    return results, pictures
 
 
 def settings_of(options: dict[str, Any]) -> Report:
@@ -158,12 +178,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def tell(report: Report, options: dict[str, Any]) -> None:
+def tell(report: Report, evidence: "Evidence", options: dict[str, Any]) -> None:
     """The report in every form that was asked for."""
     if options["report"]:
-        from ckptool.verify.sections import SECTIONS
+        from ckptool.verify.sections import sections
 
-        write_report(options["report"], [report], True, SECTIONS)
+        write_report(options["report"], [report], True, sections(evidence))
     if options["as_json"]:
         click.echo(to_json([report], True))
     if options["quiet"]:

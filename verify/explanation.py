@@ -60,6 +60,8 @@ class Explanation:
     """Component -> tensors, explained."""
     meant: tuple[Tensor, ...] = ()
     """The original as the candidate should be but for rounding: the tensors that it was made from, by its own names."""
+    made_zero: dict[str, int] = field(default_factory=dict)
+    """Explained tensors whose values became zero -> how many."""
     compared: int = 0
     """Tensors that are in both files."""
     bytes_compared: int = 0

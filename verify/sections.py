@@ -1,10 +1,10 @@
-"""What the reports for people show of `verify`: the groups of the terminal, and a table of what is unexplained."""
+"""What the report for people in Markdown shows of `verify`, and which page is made for browsers."""
 
 from collections.abc import Iterable
-from html import escape
 
 from ckptool.report import Report, Sections
 from ckptool.report_page import cell
+from ckptool.verify.page import Evidence, to_page
 from ckptool.verify.words import bars, happened, metadata_lines, overflow_lines, told_value, verdict
 
 HEAD = ("component", "tensor", "why", "first difference")
@@ -37,17 +37,6 @@ def settings(report: Report) -> Iterable[str]:
     return (f"{name}: {value}" for name, value in report["settings"].items() if value not in (None, [], False))
 
 
-def html(report: Report) -> str:
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in rows(report)
-    )  # fmt: skip
-    head = "".join(f"<th>{title}" for title in HEAD)
-    table = f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>' if body else ""
-    bar = escape("\n".join(bars(report)))
-    lines = "".join(f"<li>{escape(line)}</li>" for line in (*told(report), *settings(report)))
-    return f"<p>{escape(verdict(report))}</p><pre>{bar}</pre><ul>{lines}</ul>{table}"
-
-
 def markdown(report: Report) -> Iterable[str]:
     yield f"- {cell(verdict(report))}"
     yield from (f"- {cell(line.strip())}" for line in (*bars(report), *told(report), *settings(report)))
@@ -57,4 +46,5 @@ def markdown(report: Report) -> Iterable[str]:
         yield from ("| " + " | ".join(cell(text) for text in row) + " |" for row in found)
 
 
-SECTIONS = Sections(html, markdown, "pre { overflow-x: auto; }")
+def sections(evidence: Evidence) -> Sections:
+    return Sections(verdict, markdown, page=lambda reports: to_page(reports[0], evidence))
