@@ -6,6 +6,7 @@ became zero, and no weight of the component may have kept a smaller one. A singl
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import fsum, sqrt
 from typing import Any
 
@@ -120,10 +121,7 @@ def inferred(zeroed: list[Looked], looked: list[Looked], measures: dict[str, Mea
     largest = max(item.total.largest_zeroed for item in zeroed)
     narrow = max(item.total.largest_narrow for item in zeroed)
     ratio = max(item.total.largest_zeroed / (measures[item.name].rms or 1.0) for item in zeroed)
-    limits = {
-        item.name: [(largest, False), (narrow, True), (ratio * measures[item.name].rms * SLACK, False)]
-        for item in looked
-    }
+    limits = {item.name: limits_of(item, largest, narrow, ratio * measures[item.name].rms * SLACK) for item in looked}
     below = measured(looked, limits)
     for place, threshold in enumerate((largest, narrow, ratio)):
         if sum(below[item.name].below[place] for item in looked) == count:
@@ -132,8 +130,30 @@ def inferred(zeroed: list[Looked], looked: list[Looked], measures: dict[str, Mea
     return Judgement({item.name: f"{item.total.zeroed:,} values became zero, {why}; {STATE_IT}" for item in zeroed})
 
 
-def measured(looked: list[Looked], limits: dict[str, list[tuple[float, bool]]]) -> dict[str, Measure]:
-    """Read originals. `limits` by tensor, True for those that are held against the rounded values."""
+def limits_of(item: Looked, largest: float, narrow: float, relative: float) -> list[float]:
+    """The largest values that count as small; the second is told after the rounding of a cast."""
+    change = item.comparison.change
+    before = narrow if change.before == change.after else edge(narrow, change.before, change.after)
+    return [largest, before, relative]
+
+
+@lru_cache(maxsize=256)
+def edge(limit: float, before: str, after: str) -> float:
+    """The largest number of `before` whose rounding to `after` is at most `limit`, by halving the bits it may have."""
+    import numpy
+
+    kind, bits = ("<f8", "<u8") if before == "F64" else ("<f4", "<u4")
+    low, high = 0, int(numpy.array(numpy.inf, kind).view(bits))
+    while high - low > 1:
+        middle = (low + high) // 2
+        number = numpy.array([middle], bits).view(kind)
+        within = numbers_of(rounded(number, after), after)[0] <= limit
+        low, high = (middle, high) if within else (low, middle)
+    return float(numpy.array(low, bits).view(kind))
+
+
+def measured(looked: list[Looked], limits: dict[str, list[float]]) -> dict[str, Measure]:
+    """Read originals, and count what is at most each limit, by tensor, where limits are given."""
     found: dict[str, Measure] = {}
 
     def measure(item: Looked) -> None:
@@ -143,10 +163,12 @@ def measured(looked: list[Looked], limits: dict[str, list[tuple[float, bool]]]) 
     return found
 
 
-def measure_of(comparison: Comparison, limits: list[tuple[float, bool]]) -> Measure:
+def measure_of(comparison: Comparison, limits: list[float]) -> Measure:
     import numpy
 
     reach, change = comparison.original, comparison.change
+    # What rounds to zero was not made zero by a threshold.
+    nothing = edge(0.0, change.before, change.after) if limits else 0.0
     squares: list[float] = []
     measure = Measure(below=[0] * len(limits))
     for start in range(0, comparison.elements, PIECE):
@@ -154,21 +176,30 @@ def measure_of(comparison: Comparison, limits: list[tuple[float, bool]]) -> Meas
         buffer = memoryview(bytearray(count * reach.width))
         reach.read(start * reach.width, buffer)
         reach.change(buffer)
-        with numpy.errstate(all="ignore"):
-            numbers = numbers_of(codes_of(buffer, reach.tensor.dtype), reach.tensor.dtype)
-            sizes = numpy.abs(numbers).astype("<f8")
-            sizes[~numpy.isfinite(sizes)] = 0.0
-            squares.append(float(numpy.dot(sizes, sizes)))
-            measure.finite += int(numpy.count_nonzero(numpy.isfinite(numbers)))
-            if limits:
-                narrow = sizes
-                if change.before != change.after:
-                    narrow = numpy.abs(numbers_of(rounded(numbers, change.after), change.after))
-                for place, (limit, rounds) in enumerate(limits):
-                    within = (narrow if rounds else sizes) <= limit
-                    measure.below[place] += int(numpy.count_nonzero(within & (narrow > 0) & (sizes > 0)))
+        sizes = numpy.abs(numbers_of(codes_of(buffer, reach.tensor.dtype), reach.tensor.dtype))
+        if limits:
+            below = number_up_to(sizes, nothing)
+            measure.below = [
+                so_far + number_up_to(sizes, limit) - below for so_far, limit in zip(measure.below, limits, strict=True)
+            ]
+            continue
+        if not numpy.isfinite(sizes.max(initial=0)):
+            sizes = sizes[numpy.isfinite(sizes)]
+        wide = sizes.astype("<f8")
+        squares.append(float(numpy.dot(wide, wide)))
+        measure.finite += len(sizes)
     measure.squares = fsum(squares)
     return measure
+
+
+def number_up_to(sizes: Any, limit: float) -> int:
+    """How many are at most `limit`, which is brought down to a number of their dtype."""
+    import numpy
+
+    nearest = sizes.dtype.type(limit)
+    if nearest > limit:
+        nearest = numpy.nextafter(nearest, sizes.dtype.type(0))
+    return int(numpy.count_nonzero(sizes <= nearest))
 
 
 def figures(looked: list[Looked], measures: dict[str, Measure], refused: dict[str, str]) -> dict[str, dict[str, Any]]:
