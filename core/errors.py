@@ -52,3 +52,9 @@ class OverBudget(Refused):
 
 class Unwritable(Refused):
     """The output cannot be written (no space, no permission)."""
+
+
+class NotShown(CkptoolError):
+    """What was asked for would move the model further than was allowed: nothing is written."""
+
+    exit_code = EXIT_NO_PARITY

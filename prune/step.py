@@ -1,7 +1,8 @@
 """The step of `ckptool prune`: everything that inference does not need goes, and the model stays what it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +29,14 @@ from ckptool.prune.threshold import (
     zeroed_lines,
 )
 from ckptool.prune.training import training_reasons
+from ckptool.reached import Reached, Step, moved
 from ckptool.report import Report
 from ckptool.tensor import Plan
 from ckptool.text import escape, plural, size
 
 ADAPTERS = frozenset({"lora", "lycoris"})
+Measure = Callable[[Plan, Callable[[float], Step]], tuple[float, Reached]]
+"""Gives the threshold to take and how far its step moves the model; raises when that is too far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ class Wishes:
     without: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
-    threshold: float | None = None
+    threshold: float | Literal["auto"] | None = None
     relative: bool = False
     repair_position_ids: bool = False
     rank: int | Literal["auto"] | None = None
@@ -60,15 +64,20 @@ class Wishes:
 class Prune:
     """The step of one run, which remembers what it did for the report."""
 
-    def __init__(self, wishes: Wishes, folder: Path, dry_run: bool = False) -> None:
-        """`folder` takes what has to lie in a temporary file; a dry run reads what it would only have passed on."""
+    def __init__(self, wishes: Wishes, folder: Path, dry_run: bool = False, measure: Measure | None = None) -> None:
+        """`folder` takes what has to lie in a temporary file; a dry run reads what it would only have passed on.
+
+        `measure` holds the threshold to an error, and finds it where it is `auto`.
+        """
         self.wishes = wishes
         self.folder = folder
         self.dry_run = dry_run
+        self.measure = measure
         self.only, self.without = canonical(wishes.only), canonical(wishes.without)
         self.outcome = Outcome()
         self.repaired: tuple[Repaired, ...] = ()
         self.zeroed: Zeroed | None = None
+        self.reached: Reached | None = None
         self.ranks: RankStep | None = None
         self.nbytes = 0
         self.check_wishes()
@@ -76,7 +85,9 @@ class Prune:
     def check_wishes(self) -> None:
         """Raises UsageError for what cannot be meant."""
         wishes = self.wishes
-        if wishes.threshold is not None:
+        if wishes.threshold == "auto":
+            self.zeroed = Zeroed(0.0, wishes.relative)  # found when the plan is there
+        elif wishes.threshold is not None:
             check_threshold(wishes.threshold)
             self.zeroed = Zeroed(wishes.threshold, wishes.relative)
         elif wishes.relative:
@@ -133,6 +144,8 @@ class Prune:
             plan, self.repaired = repair(plan)
         if self.zeroed is not None:
             refuse_quantised(quantised(plan))
+            if self.measure is not None:
+                self.zeroed.threshold, self.reached = self.measure(plan, partial(self.trial, before.kind))
             plan = self.thresholded(plan, before.kind, self.zeroed)
         if wishes.lowers_rank:
             self.ranks = RankStep(wishes.rank, wishes.rank_energy, wishes.to_lora, self.folder)
@@ -143,14 +156,17 @@ class Prune:
             plan = stand_alone(plan, self.only[0], self.outcome)
         return plan
 
+    def trial(self, kind: str, threshold: float) -> Step:
+        """The step of another threshold, which counts nothing."""
+        return lambda plan: zeroed_plan(plan, kind, Zeroed(threshold, self.wishes.relative), self.folder)
+
     def thresholded(self, plan: Plan, kind: str, zeroed: Zeroed) -> Plan:
-        if kind not in ADAPTERS:
-            return near_zero(plan, kind, zeroed, self.folder)
-        new = remove_near_zero_modules(plan, zeroed.threshold, zeroed.relative)
-        zeroed.modules = len(modules(plan)) - len(modules(new))
-        gone = {tensor.name for tensor in plan.tensors} - {tensor.name for tensor in new.tensors}
-        if gone:
-            self.outcome.count("modules without effect", len(gone), plan.nbytes - new.nbytes)
+        new = zeroed_plan(plan, kind, zeroed, self.folder)
+        if kind in ADAPTERS:
+            zeroed.modules = len(modules(plan)) - len(modules(new))
+        if len(new.tensors) < len(plan.tensors):
+            count = len(plan.tensors) - len(new.tensors)
+            self.outcome.count("modules without effect", count, plan.nbytes - new.nbytes)
         return new
 
     def check_same(self, before: Identity, new: Plan) -> None:
@@ -179,6 +195,9 @@ class Prune:
             if self.dry_run:
                 rehearse(plan.tensors, self.folder)
             report["zeroed"] = zeroed_data(self.zeroed)
+            report["threshold"] = self.zeroed.threshold
+        if self.reached is not None:
+            report["max_error"] = self.reached.data
         return report | (self.ranks.data(plan) if self.ranks is not None else {})
 
     def lines(self, report: Report, verbose: bool) -> Iterator[str]:
@@ -193,9 +212,19 @@ class Prune:
             off = f"positions {', '.join(map(str, item.off[:8]))} were off" if item.off else "all were right"
             yield f"  position ids of {escape(item.name)}: {item.dtype} to I64, {off}"
         if self.zeroed is not None:
-            yield from zeroed_lines(report["zeroed"], self.zeroed)
+            yield from zeroed_lines(report["zeroed"], self.zeroed, measured=self.reached is not None)
+        if self.reached is not None:
+            found = "the largest threshold found" if self.wishes.threshold == "auto" else "this threshold"
+            yield f"    {found} {moved(report['max_error'])}"
         if self.ranks is not None:
             yield from rank_lines(report, verbose)
         if self.nbytes:
             now = report["output"]["bytes"]
             yield f"  {size(self.nbytes)} before, {size(now)} now ({now / self.nbytes:.0%})"
+
+
+def zeroed_plan(plan: Plan, kind: str, zeroed: Zeroed, folder: Path) -> Plan:
+    """With values near zero made zero; of an adapter, without the modules whose whole update is near zero."""
+    if kind in ADAPTERS:
+        return remove_near_zero_modules(plan, zeroed.threshold, zeroed.relative)
+    return near_zero(plan, kind, zeroed, folder)

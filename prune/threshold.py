@@ -144,8 +144,11 @@ def significant(number: float) -> float:
     return float(f"{number:.6g}")
 
 
-def zeroed_lines(data: dict[str, dict[str, Any]], zeroed: Zeroed) -> Iterator[str]:
-    """For people: what became zero, what it costs, and that the file is as large as before."""
+def zeroed_lines(data: dict[str, dict[str, Any]], zeroed: Zeroed, measured: bool = False) -> Iterator[str]:
+    """For people: what became zero, what it costs, and that the file is as large as before.
+
+    `measured`: what it costs in pictures was looked at, so no rule of thumb is needed.
+    """
     unit = " × RMS" if zeroed.relative else ""
     yield f"  near zero (|w| < {zeroed.threshold:g}{unit}):"
     for component, found in data.items():
@@ -162,5 +165,5 @@ def zeroed_lines(data: dict[str, dict[str, Any]], zeroed: Zeroed) -> Iterator[st
         yield "    no weights in this file are safe to zero"
         return
     yield "    a dense file stays the same size; only what compresses it afterwards gains"
-    if not zeroed.relative and zeroed.threshold >= WARN:
+    if not zeroed.relative and not measured and zeroed.threshold >= WARN:
         yield f"    warning: from {WARN:g} on the model draws other pictures; 1e-4 costs about what an F16 cast costs"

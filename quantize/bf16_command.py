@@ -19,6 +19,7 @@ def command(
     destination: Path | None,
     keep_fp32: tuple[str, ...],
     on_overflow: str,
+    max_error: float | None,
     vae: str,
     text_encoder: str,
     **options: Any,
@@ -33,7 +34,8 @@ def command(
       ckptool bf16 flux.safetensors
       ckptool bf16 model.ckpt small.safetensors --vae keep
 
-    Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused.
+    Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused, 4 --max-error
+    cannot be kept.
     """
     settings = Settings(to="BF16", on_overflow=on_overflow, keep=keep_fp32, vae=vae, text_encoder=text_encoder)
-    cast(source, destination, "-bf16", settings, Options(**options))
+    cast(source, destination, "-bf16", settings, Options(**options), max_error)

@@ -1,5 +1,6 @@
 """A plan with its tensors in a narrower format: the step of fp16, bf16 and fp8."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from struct import pack
@@ -15,17 +16,23 @@ from ckptool.quantize.formats import FORMATS
 from ckptool.quantize.kernels import Kernel
 from ckptool.quantize.tally import Tally
 from ckptool.quantize.weights import is_linear, scale_name, scaled_prefix
+from ckptool.reached import Reached, Step
 from ckptool.tensor import Cast, Inline, Plan, Tensor
 from ckptool.text import escape, plural
 
 MODELS = frozenset({"checkpoint", "unet", "unknown"})
+Measure = Callable[[Plan, Callable[[frozenset[str]], Step]], tuple[dict[str, float], Reached]]
+"""Gives the tensors that must stay as they are, each with what its cast costs, and how far all other casts move the
+model; of its step they are told what to leave as it is."""
+MOVES = "the cast of its block moves the denoise step by "
 SMALLEST_SCALE = float.fromhex("0x1p-126")
 
 
 class Casting:
     """One run of a cast. When a value turned out not to fit, a second one with `careful` looks before it writes."""
 
-    def __init__(self, settings: Settings, label: str, careful: bool = False) -> None:
+    def __init__(self, settings: Settings, label: str, careful: bool = False, measure: Measure | None = None) -> None:
+        """`measure` finds what has to stay as it is for the model to move no further than it may."""
         self.settings = settings
         self.label = label
         """The source's name, as errors show it."""
@@ -33,6 +40,8 @@ class Casting:
         self.choices: list[Choice] = []
         """What was decided, when `step` has run."""
         self.kind = "unknown"
+        self.measure = measure
+        self.reached: Reached | None = None
 
     def step(self, plan: Plan) -> Plan:
         """Raises Refused for a quantised file, and under `--on-overflow fail` where values do not fit."""
@@ -43,8 +52,18 @@ class Casting:
         scales = self.scales() if self.settings.scale else {}
         if self.careful:
             self.look(scales)
+        if self.measure is not None:
+            costs, self.reached = self.measure(plan, lambda wide: lambda plan: self.cast(plan, scales, wide))
+            self.choices = keeping(self.choices, {name: moves(cost) for name, cost in costs.items()})
+        return self.cast(plan, scales)
+
+    def cast(self, plan: Plan, scales: dict[str, float], wide: frozenset[str] = frozenset()) -> Plan:
+        """The plan as it was chosen, with `wide` left as they are too."""
         kernels: dict[object, Kernel] = {}
-        tensors = [tensor_of(choice, self.settings, scales, kernels) for choice in self.choices]
+        choices = keeping(self.choices, dict.fromkeys(wide, ""))
+        cast = {choice.tensor.name for choice in choices if choice.to}
+        scales = {name: scale for name, scale in scales.items() if name in cast}
+        tensors = [tensor_of(choice, self.settings, scales, kernels) for choice in choices]
         return replace(plan, tensors=(*tensors, *self.beside(plan, scales)))
 
     def scales(self) -> dict[str, float]:
@@ -104,6 +123,10 @@ class Casting:
                     f"{self.label}: tensor {escape(tensor.name)}: is in the way of a scale", "leave --scale out"
                 )
         return [marker, *added]
+
+
+def moves(cost: float) -> str:
+    return f"{MOVES}{cost:.2g}"
 
 
 def scale_of(extreme: Extreme, maximum: float) -> float:

@@ -10,7 +10,7 @@ import click
 from ckptool.convert.transform_command import Work, transform
 from ckptool.errors import Refused
 from ckptool.options import Options
-from ckptool.quantize.cast import Casting
+from ckptool.quantize.cast import Casting, Measure
 from ckptool.quantize.choose import Settings
 from ckptool.quantize.figures import figures, lines
 from ckptool.quantize.kernels import Overflowed
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def casting(function: F) -> F:
-    """--keep-fp32 and --on-overflow."""
+    """--keep-fp32, --on-overflow and --max-error."""
     options = (
         click.option(
             "--keep-fp32", multiple=True, metavar="GLOB", help="Leave tensors of such a name as they are (repeatable)."
@@ -31,6 +31,13 @@ def casting(function: F) -> F:
             default="keep",
             show_default=True,
             help="Values beyond the range: leave their tensor as it is, write the largest value, or refuse the file.",
+        ),
+        click.option(
+            "--max-error",
+            type=float,
+            metavar="E",
+            help="Leave as few tensors as they are as keep the outputs of the denoise step within E (relative L2);"
+            " needs the extra of `ckptool verify`, and minutes for a large model.",
         ),
     )
     for option in reversed(options):
@@ -61,14 +68,31 @@ def components(function: F) -> F:
     return function
 
 
-def cast(source: Path, destination: Path | None, suffix: str, settings: Settings, options: Options) -> None:
+def cast(
+    source: Path,
+    destination: Path | None,
+    suffix: str,
+    settings: Settings,
+    options: Options,
+    max_error: float | None = None,
+) -> None:
     """Run the cast. One pass where all values fit; where some do not, a second one that looks before it writes."""
     label = escape(str(source), 1000)
+    measure = None if max_error is None else measuring(max_error, options.quiet or options.no_progress)
     for careful in (False, True):
-        run = Casting(settings, label, careful)
+        run = Casting(settings, label, careful, measure)
         work = Work(step=run.step, suffix=suffix, report=partial(figures, run), lines=lines)
         try:
             return transform(source, destination, work, options)
         except Overflowed:
             continue
     raise Refused(f"{label}: its values changed while they were read", "run it again")
+
+
+def measuring(max_error: float, hidden: bool) -> Measure:
+    """What finds the tensors that have to stay as they are."""
+    from ckptool.verify.search_command import check_error, check_extra, wide_within
+
+    check_error(max_error)
+    check_extra("--max-error")
+    return partial(wide_within, max_error=max_error, hidden=hidden)

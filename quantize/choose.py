@@ -140,6 +140,8 @@ def is_exact(tensor: Tensor, to: str) -> bool:
 def keeping(choices: list[Choice], reasons: dict[str, str]) -> list[Choice]:
     """The same, with the tensors of `reasons` left as they are."""
     return [
-        replace(choice, to=None, reason=reasons[choice.tensor.name]) if choice.tensor.name in reasons else choice
+        replace(choice, to=None, reason=reasons[choice.tensor.name])
+        if choice.to and choice.tensor.name in reasons
+        else choice
         for choice in choices
     ]

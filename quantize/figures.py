@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ckptool.identify.components import component_of
-from ckptool.quantize.cast import Casting
+from ckptool.quantize.cast import MOVES, Casting
 from ckptool.quantize.kernels import Kernel
+from ckptool.reached import moved
 from ckptool.report import Report
 from ckptool.tensor import Cast, Plan, Tensor
 from ckptool.text import escape, plural, size
@@ -31,7 +32,8 @@ def figures(casting: Casting, plan: Plan) -> Report:
     cast = list(casts(plan))
     before = {choice.tensor.name: choice.tensor for choice in casting.choices}
     vae = [tensor for tensor, _ in cast if component_of(tensor.name, casting.kind) == "vae"]
-    return {
+    own: Report = {} if casting.reached is None else {"max_error": casting.reached.data}
+    return own | {
         "cast": [cast_data(tensor, kernel) for tensor, kernel in cast],
         "kept_wide": [
             {"name": choice.tensor.name, "reason": choice.reason} for choice in casting.choices if choice.reason
@@ -79,6 +81,8 @@ def lines(report: Report, verbose: bool) -> Iterator[str]:
         yield f"  tensors: {size(count['before'])} -> {size(count['after'])}"
     if cast and cast[0]["max_abs_error"] is not None:
         yield from measured(cast)
+    if "max_error" in report:
+        yield f"  this {moved(report['max_error'])}"
     yield from kept(report["kept_wide"], verbose)
     if count["vae_cast"]:
         yield "  the VAE is cast too: should images come out black, keep it wide with --vae keep"
@@ -101,8 +105,12 @@ def measured(cast: list[Report]) -> Iterator[str]:
 def kept(items: list[Report], verbose: bool) -> Iterator[str]:
     """Reasons with the names behind them."""
     groups: dict[str, list[str]] = {}
+    costs = [float(item["reason"].removeprefix(MOVES)) for item in items if item["reason"].startswith(MOVES)]
     for item in items:
-        groups.setdefault(item["reason"], []).append(escape(item["name"]))
+        reason = item["reason"]
+        if reason.startswith(MOVES) and not verbose and min(costs) < max(costs):
+            reason = f"{MOVES}{min(costs):.2g} to {max(costs):.2g}"
+        groups.setdefault(reason, []).append(escape(item["name"]))
     if items:
         yield f"  left as they are: {plural(len(items), 'tensor')}"
     shown = list(groups.items()) if verbose else list(groups.items())[:GROUPS]

@@ -19,6 +19,7 @@ def command(
     destination: Path | None,
     keep_fp32: tuple[str, ...],
     on_overflow: str,
+    max_error: float | None,
     vae: str,
     text_encoder: str,
     **options: Any,
@@ -34,8 +35,10 @@ def command(
       ckptool fp16 model.ckpt
       ckptool fp16 model.safetensors small.safetensors --vae keep
       ckptool fp16 model.safetensors --keep-fp32 '*norm*' --on-overflow fail
+      ckptool fp16 model.safetensors --max-error 0.0005
 
-    Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused.
+    Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused, 4 --max-error
+    cannot be kept.
     """
     settings = Settings(to="F16", on_overflow=on_overflow, keep=keep_fp32, vae=vae, text_encoder=text_encoder)
-    cast(source, destination, "-fp16", settings, Options(**options))
+    cast(source, destination, "-fp16", settings, Options(**options), max_error)

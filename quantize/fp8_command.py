@@ -55,6 +55,7 @@ def command(
     text_encoder: str,
     keep_fp32: tuple[str, ...],
     on_overflow: str,
+    max_error: float | None,
     **options: Any,
 ) -> None:
     """Cast the weights of linear layers and convolutions to FP8: a quarter of F32, for little memory.
@@ -69,7 +70,8 @@ def command(
       ckptool fp8 flux.safetensors --scale
       ckptool fp8 model.ckpt small.safetensors --format e5m2 --vae keep
 
-    Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused.
+    Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused, 4 --max-error
+    cannot be kept.
     """
     settings = Settings(
         to=FORMATS[to],
@@ -80,4 +82,4 @@ def command(
         rest=rest,
         scale=scale,
     )
-    cast(source, destination, "-fp8", settings, Options(**options))
+    cast(source, destination, "-fp8", settings, Options(**options), max_error)

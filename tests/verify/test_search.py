@@ -53,8 +53,10 @@ def test_the_largest_threshold_keeps_the_error_and_a_little_more_does_not(tmp_pa
     path = save(tensors("diffusers-te-sd1"), tmp_path / "te.safetensors")
     with ExitStack() as stack:
         plan = read(path, stack)
-        found = largest_threshold(plan, pruned, 0.01, SETTINGS)
+        result = largest_threshold(plan, pruned, 0.01, SETTINGS)
+        found = result.threshold
         assert 1e-4 < found < HIGHEST
+        assert result.errors == {"text_encoder": relative(plan, pruned(found))}
         assert relative(plan, pruned(found)) <= 0.01 < relative(plan, pruned(found * 1.05))
 
 
@@ -62,8 +64,8 @@ def test_an_error_that_any_threshold_keeps_gives_the_highest_and_one_that_none_k
     path = save(tensors("diffusers-te-sd1"), tmp_path / "te.safetensors")
     with ExitStack() as stack:
         plan = read(path, stack)
-        assert largest_threshold(plan, pruned, 1e9, SETTINGS) == HIGHEST
-        assert largest_threshold(plan, lambda _: pruned(1.0), 1e-9, SETTINGS) == 0.0
+        assert largest_threshold(plan, pruned, 1e9, SETTINGS).threshold == HIGHEST
+        assert largest_threshold(plan, lambda _: pruned(1.0), 1e-9, SETTINGS).threshold == 0.0
 
 
 def test_as_few_tensors_stay_wide_as_the_error_needs(tmp_path: Path) -> None:
@@ -71,8 +73,10 @@ def test_as_few_tensors_stay_wide_as_the_error_needs(tmp_path: Path) -> None:
     with ExitStack() as stack:
         plan = read(path, stack)
         everything = relative(plan, cast(frozenset()))
-        assert keep_wide(plan, cast, everything * 1.01, SETTINGS) == frozenset()
-        kept = keep_wide(plan, cast, everything / 2, SETTINGS)
+        assert keep_wide(plan, cast, everything * 1.01, SETTINGS).costs == {}
+        wide = keep_wide(plan, cast, everything / 2, SETTINGS)
+        kept = frozenset(wide.costs)
+        assert wide.errors == {"text_encoder": relative(plan, cast(kept))}
         assert 0 < len(kept) < len(plan.tensors)
         assert relative(plan, cast(kept)) <= everything / 2
 
