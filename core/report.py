@@ -72,6 +72,15 @@ def check_report(path: Path | None, others: Iterable[Path]) -> None:
         same = path.exists() and other.exists() and os.path.samefile(path, other)
         if same or path.resolve() == other.resolve():
             raise UsageError(f"{path}: the report would replace a model", "give another name for the report")
+    if path is not None and path.is_file() and not is_report(path):
+        raise UsageError(f"{path}: exists, and is no report of ckptool", "give another name for the report")
+
+
+def is_report(path: Path) -> bool:
+    """An earlier report, which a new one may replace, or an empty file."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return not head or b"ckptool" in head or b'"schema_version"' in head
 
 
 @dataclass(frozen=True, slots=True)

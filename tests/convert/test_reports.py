@@ -243,3 +243,16 @@ def test_a_report_never_replaces_the_source(tmp_path: Path) -> None:
     assert ckptool("convert", tmp_path / "m.json", "--report", tmp_path / "m.json").code == 2
     assert (tmp_path / "m.json").read_bytes() == before
     assert os.listdir(tmp_path) == ["m.json"]
+
+
+@pytest.mark.parametrize("ending", ["json", "sarif", "html", "md"])
+def test_a_report_replaces_an_earlier_one_and_nothing_else(ending: str, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "m.ckpt")
+    report = tmp_path / f"config.{ending}"
+    for _ in range(2):
+        assert ckptool("scan", tmp_path / "m.ckpt", "--report", report).code == 0
+    report.write_text('{"_class_name": "UNet2DConditionModel"}')
+    ran = ckptool("scan", tmp_path / "m.ckpt", "--report", report)
+    assert ran.code == 2
+    assert "is no report of ckptool" in ran.err
+    assert report.read_text() == '{"_class_name": "UNet2DConditionModel"}'
