@@ -106,8 +106,9 @@ def resident(weight: Weight, maps: Maps, shape: tuple[int, ...]) -> "torch.Tenso
     if view is None:
         return None
     part = shaped(weight, view, shape)
-    # Convolutions lay their kernels out anew, and what is added or multiplied number by number has no order.
-    is_matrix = len(shape) > 1 and prod(shape[2:]) == 1
+    # Kernels too: over a picture of a few pixels a convolution is a product of matrices, where they lie. What is added
+    # or multiplied number by number has no order.
+    is_matrix = len(shape) > 1
     return None if is_matrix and part.data_ptr() % ALIGNED else part
 
 

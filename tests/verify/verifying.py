@@ -8,15 +8,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptool.cli import COMMANDS
 from fixtures.models import lightning, state_dict
 from fixtures.torchfile import save_zip
 from tests.convert.converting import Ran, ckptool
 
 Tensors = dict[str, torch.Tensor]
 FACTOR = 64
-
-COMMANDS.setdefault("verify", ("ckptool.verify.command", "Prove that a changed model is still the same."))
 
 
 def checkpoint(path: Path, architecture: str = "sd1", factor: int = FACTOR) -> Path:
