@@ -157,8 +157,17 @@ class Prune:
         return plan
 
     def trial(self, kind: str, threshold: float) -> Step:
-        """The step of another threshold, which counts nothing."""
-        return lambda plan: zeroed_plan(plan, kind, Zeroed(threshold, self.wishes.relative), self.folder)
+        """The step of another threshold, which counts nothing. An adapter of which nothing stays is empty."""
+
+        def step(plan: Plan) -> Plan:
+            try:
+                return zeroed_plan(plan, kind, Zeroed(threshold, self.wishes.relative), self.folder)
+            except Refused:
+                if kind not in ADAPTERS or self.wishes.threshold != "auto":
+                    raise
+                return replace(plan, tensors=())
+
+        return step
 
     def thresholded(self, plan: Plan, kind: str, zeroed: Zeroed) -> Plan:
         new = zeroed_plan(plan, kind, zeroed, self.folder)
