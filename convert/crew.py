@@ -15,7 +15,11 @@ from ckptool.tensor import Mapped, Span
 
 Advance = Callable[[int], None]
 PIECE = 1 << 19
-"""Bytes that go from reading to writing together; they and what they become fit into a core's own cache."""
+"""Bytes that go from reading to writing together: they stay in a core's own cache."""
+CHANGED = 1 << 21
+"""The same where elements are changed on the way: each call for it waits for the interpreter, so there are fewer."""
+KERNEL = threading.Lock()
+"""Two copies into one file inside the kernel hinder each other."""
 MOST = 4
 """More threads than this only wait for memory, or for the disk."""
 
@@ -89,7 +93,8 @@ class Worker:
         source, start, done = span.record.source.fileno(), span.record.offset + span.offset, 0
         while source is not None and done < span.length and hasattr(os, "copy_file_range"):
             try:
-                count = os.copy_file_range(source, self.target, span.length - done, start + done, job.offset + done)
+                with KERNEL:
+                    count = os.copy_file_range(source, self.target, span.length - done, start + done, job.offset + done)
             except OSError:
                 break  # across some file systems, or a full disk: the plain way works, or says why not
             if count == 0:
@@ -101,8 +106,9 @@ class Worker:
 
     def run(self, job: Run) -> None:
         span, crc = job.span, 0
-        for done in range(0, span.length, PIECE):
-            piece = self.read(span, done, min(PIECE, span.length - done))
+        most = CHANGED if job.steps else PIECE
+        for done in range(0, span.length, most):
+            piece = self.read(span, done, min(most, span.length - done))
             if job.sum is not None:
                 crc = zlib_ng.crc32(piece, crc)
             self.write(self.changed(piece, job.steps), job.offset + resized(job.steps, done))
