@@ -1,7 +1,7 @@
 """Take the modules out of a LoRA or LyCORIS file whose whole update is about zero: loaders skip absent modules."""
 
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from math import hypot, isfinite, sqrt
 from typing import Any
 
 from ckptool.errors import Refused
@@ -13,6 +13,8 @@ from ckptool.tensor import Dropped, Plan
 
 BLOCK = 1 << 21
 """Entries of a product that are made at once."""
+MOST_ENTRIES = 1 << 27
+"""Of an update: twice what the widest layer of Flux has. Two thin factors of a small file could span any number."""
 MOST_WORK = 1 << 38
 """Multiplications that are spent on one module: some seconds. One that would take more stays."""
 LOADED_BESIDE = ("diff_b", "bias", "bias_values")
@@ -68,8 +70,8 @@ def without_near_zero(plan: Plan, every: dict[str, AdapterModule], threshold: fl
 
 
 def rms(every: dict[str, AdapterModule], reader: Reader, settings: Settings | None) -> float:
-    """Root mean square of all entries of all updates that can be worked out."""
-    squares, entries = 0.0, 0
+    """Root mean square of all entries of all updates that can be worked out; 0, below which is none, beyond float64."""
+    norms, entries = [], 0
     for module in every.values():
         try:
             update, ratio = scaled(module, reader, settings)
@@ -77,9 +79,10 @@ def rms(every: dict[str, AdapterModule], reader: Reader, settings: Settings | No
             continue
         extent = extent_of(update, ratio)
         if isfinite(extent.norm):
-            squares += extent.norm**2
+            norms.append(extent.norm)
             entries += extent.entries
-    return sqrt(squares / entries) if entries else 0.0
+    whole = hypot(*norms)  # which squares nothing that could overflow
+    return whole / sqrt(entries) if entries and isfinite(whole) else 0.0
 
 
 def largest_below(module: AdapterModule, threshold: float, reader: Reader, settings: Settings | None) -> float | None:
@@ -145,7 +148,9 @@ def largest_of_product(left: Any, right: Any, limit: float) -> float | None:
         return 0.0
     # The mean square is at most the largest square, which settles nearly all modules without the product.
     mean = norm_of_product(left, right) / sqrt(rows * columns)
-    if not isfinite(mean) or mean >= limit or rows * columns * inner > MOST_WORK:
+    if not isfinite(mean) or mean >= limit:
+        return None
+    if rows * columns > MOST_ENTRIES or rows * columns * inner > MOST_WORK:
         return None
     largest = 0.0
     wide = min(columns, BLOCK)

@@ -48,7 +48,7 @@ def exact(values: Any, rows: int, columns: int) -> int:
     """How many singular values are more than the rounding of float64."""
     import numpy
 
-    return int((values > values[0] * max(rows, columns) * numpy.finfo(numpy.float64).eps).sum())
+    return int((values > values[0] * (max(rows, columns) * numpy.finfo(numpy.float64).eps)).sum())
 
 
 def holding(values: Any, energy: float) -> int:

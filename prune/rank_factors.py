@@ -10,6 +10,8 @@ from ckptool.tensor import Tensor
 
 HALF_RANGE = (2.0**-10, 2.0**15)
 """Where the largest number of a factor in F16 should lie: others keep their digits then, and none overflows."""
+MOST_SHIFT = 511
+"""4 to its power is still finite in float64."""
 INTEGERS = {"U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8"}
 FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
@@ -71,7 +73,7 @@ def alpha_of(alpha: float, product: float, peak: float, frame: Frame) -> tuple[b
     if "F16" in (frame.up_dtype, frame.down_dtype) and peak > 0:
         reached = peak * sqrt(abs(product / (found[1] if found else alpha)))
         if not HALF_RANGE[0] <= reached <= HALF_RANGE[1]:
-            moved = encode_alpha(alpha * 4.0 ** (frexp(reached)[1]), frame.alpha_dtype)
+            moved = encode_alpha(alpha * 4.0 ** min(frexp(reached)[1], MOST_SHIFT), frame.alpha_dtype)
             found = moved or found
     if found is None:
         raise Unfit(f"its alpha would be {alpha:g}, which {frame.alpha_dtype} cannot say")
@@ -82,10 +84,14 @@ def encode_alpha(value: float, dtype: str) -> tuple[bytes, float] | None:
     """The bytes of an alpha and what they say; None where nothing near it can be said (0 and infinity are not near)."""
     import numpy
 
+    if not isfinite(value):
+        return None
     if dtype in INTEGERS:
         limits = numpy.iinfo(INTEGERS[dtype])
         whole = max(round(value), 1) if value > 0 else min(round(value), -1)
         return (numpy.array(whole, INTEGERS[dtype]).tobytes(), whole) if limits.min <= whole <= limits.max else None
+    if dtype not in FLOATS and dtype != "BF16":
+        return None  # no numbers to choose from
     array = numpy.array(value)
     with numpy.errstate(over="ignore", under="ignore"):
         code = cast(array, dtype)

@@ -149,4 +149,6 @@ def scale_of(module: AdapterModule, without_alpha: float = 1.0) -> float:
     if alpha is None or not isfinite(alpha) or alpha == 0 or rank == 0:
         # Trainers take 0 for "as the rank", user interfaces for a factor of nothing.
         raise Unfit("its alpha is zero" if alpha == 0 else "its alpha is no number")
+    if alpha / rank == 0:
+        raise Unfit("its alpha is zero to float64, once divided by the rank")
     return alpha / rank

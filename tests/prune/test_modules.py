@@ -113,13 +113,15 @@ def test_relative_counts_in_the_rms_of_all_updates(tmp_path: Path) -> None:
         lora("x", random(48, 4) * 1e200, random(4, 40) * 1e200, 4.0, torch.float64),
         lora("x", torch.zeros(48, 4), random(4, 40), 4.0) | {"x.scalar": torch.tensor(2.0)},
         {"x.diff": torch.zeros(48, 40), "x.diff_b": random(48)},
+        lora("x", random(48, 4), random(4, 40)) | {"x.alpha": torch.tensor(5e-324, dtype=torch.float64)},
+        lora("x", torch.full((200_000, 1), 1e-9), torch.full((1, 200_000), 1e-9), 1.0),
         {"x.w_norm": torch.zeros(48)},
         {"x.oft_blocks": torch.zeros(4, 4, 4)},
         {"x.on_input": torch.tensor(True), "x.weight": torch.zeros(48)},
         {"x": torch.zeros(3)},
     ],
-    ids=["dora", "alpha 0", "alpha NaN", "inf", "shapes", "rank 0", "overflow", "scalar", "bias", "norm", "oft", "ia3",
-         "other"],
+    ids=["dora", "alpha 0", "alpha NaN", "inf", "shapes", "rank 0", "overflow", "scalar", "bias", "alpha nearly 0",
+         "too large", "norm", "oft", "ia3", "other"],
 )  # fmt: skip
 def test_what_may_change_an_image_stays(tmp_path: Path, x: Tensors) -> None:
     assert left(removed(tmp_path, x | STAYS, 1e-4)) == {"x", "stays"}
@@ -129,6 +131,11 @@ def test_a_bias_goes_with_its_module(tmp_path: Path) -> None:
     plan = removed(tmp_path, {"x.diff": torch.zeros(48, 40), "x.diff_b": torch.full((48,), 1e-5)} | STAYS, 1e-4)
     assert left(plan) == {"stays"}
     assert "the largest entry is 1e-05" in plan.dropped[0].reason
+
+
+def test_a_relative_threshold_squares_no_norm(tmp_path: Path) -> None:
+    huge = lora("huge", random(48, 4), random(4, 40), 1e200, torch.float64)
+    assert left(removed(tmp_path, huge | STAYS, 1e-4, relative=True)) == {"huge"}
 
 
 def test_a_file_that_would_be_empty_is_refused(tmp_path: Path) -> None:

@@ -160,14 +160,26 @@ def test_a_module_with_nan_or_infinity_stays_and_is_reported(tmp_path: Path, bad
         {"x.lora_up.weight": random(96, 8)},
         lora("x", random(96, 8), random(8, 64), 8.0) | {"x.scalar": torch.tensor(2.0)},
         lora("x", random(96, 8) * 1e200, random(8, 64) * 1e200, 8.0, torch.float64),
+        lora("x", random(96, 8), random(8, 64)) | {"x.alpha": torch.tensor(True)},
+        lora("x", random(96, 8), random(8, 64), dtype=torch.float16)
+        | {"x.alpha": torch.tensor(5e-324, dtype=torch.float64)},
     ],
     ids=["shapes", "alphas", "alpha 0", "rank 0", "no rows", "core", "dimensions", "F8", "I64", "C64", "0-D", "half",
-         "scalar", "overflow"],
+         "scalar", "overflow", "alpha true", "alpha nearly 0"],
 )  # fmt: skip
 def test_odd_modules_stay_and_are_reported(tmp_path: Path, x: Tensors) -> None:
     made = done(tmp_path, x | lora("y", *with_values(VALUES, 96, 64), 8.0), rank=3)
     assert set(made.tensors) >= set(x)
     assert all(made.tensors[name].shape == tensor.shape for name, tensor in x.items())
+    assert made.tensors["y.lora_down.weight"].shape[0] == 3
+    assert [item["name"] for item in made.report["ranks"]["untouched"]] == ["x"]
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(8), torch.tensor(8.0)])
+def test_factors_near_the_end_of_f64_are_no_reason_to_stop(tmp_path: Path, alpha: torch.Tensor) -> None:
+    up, down = torch.ones(96, 8), torch.full((8, 64), 1e304, dtype=torch.float64)
+    x = {"x.lora_up.weight": up.half() * 10, "x.lora_down.weight": down, "x.alpha": alpha}
+    made = done(tmp_path, x | lora("y", *with_values(VALUES, 96, 64), 8.0), rank=3)
     assert made.tensors["y.lora_down.weight"].shape[0] == 3
     assert [item["name"] for item in made.report["ranks"]["untouched"]] == ["x"]
 
