@@ -1,8 +1,8 @@
-"""Charts as inline SVG: a logarithmic scale, and marks placed in per cent, so that text keeps its size on any screen."""
+"""Charts as inline SVG: a logarithmic scale, and marks placed in per cent, so that text has one size on any screen."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, isfinite, isinf, isnan, log10
 
 from ckptool.report_page import escape
 
@@ -54,18 +54,25 @@ def power(exponent: int) -> str:
 
 
 def number(value: object) -> str:
-    """A figure of at most three digits that matter: 0.00028, 3.1e-05, ∞."""
-    if isinstance(value, str) or value is None:
-        return {"inf": "∞", "-inf": "−∞"}.get(str(value), "–")
-    assert isinstance(value, int | float)
-    if not isfinite(value):
-        return "∞" if value > 0 else "−∞" if value < 0 else "–"
-    if value == 0:
+    """A figure of at most three digits that matter, as it is written: 0.005, 2.8 · 10⁻⁴, ∞."""
+    found = finite(value)
+    if isnan(found):
+        return "–"
+    if isinf(found):
+        return "∞" if found > 0 else "−∞"
+    if found == 0:
         return "0"
-    if 0.001 <= abs(value) < 100_000:
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if 0.001 <= abs(found) < 100_000:
+        return (f"{found:,.0f}" if abs(found) >= 100 else f"{found:.3g}").replace("-", "−")
+    return scientific(found)
+
+
+def scientific(value: float) -> str:
+    """2.8 · 10⁻⁴, whatever the size of it."""
+    if not isfinite(value) or not value:
+        return number(value)
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} · {power(int(exponent))}"
+    return f"{mantissa} · 10{str(int(exponent)).translate(SUPERSCRIPTS)}".replace("-", "−")
 
 
 def finite(value: object) -> float:
@@ -98,14 +105,19 @@ def words(x: float, y: float, text: str, kind: str = "tick", anchor: str = "midd
 
 
 def svg(height: int, marks: Iterable[str], label: str = "") -> str:
-    """As wide as there is room."""
+    """As wide as there is room; without a label it is an ornament of the words beside it."""
     told = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
     return f'<svg width="100%" height="{height}" {told}>{"".join(marks)}</svg>'
 
 
+def plot(height: int, marks: Iterable[str], label: str) -> str:
+    """An SVG with room at the left for the labels of its levels."""
+    return f'<div class="plot">{svg(height, marks, label)}</div>'
+
+
 def levels(scale: Log, top: float, bottom: float) -> Iterator[str]:
-    """Lines across at each labelled decade of a scale that goes up, with their labels on them."""
+    """Lines across at each labelled decade of a scale that goes up, with their labels to the left of the chart."""
     for decade in scale.labelled:
         y = bottom - (bottom - top) * scale.share(10.0**decade)
         yield line(0, y, 100, y, "grid")
-        yield words(0, y - 4, power(decade), "tick", "start")
+        yield words(0, y + 4, power(decade), "up", "end")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SMALL = 1 << 24
 """Parameters below which threads wait for each other longer than they compute."""
 
+SHOWN = ("decode", "last")
+"""Of a VAE and of a text encoder, the output that is drawn; of others it is what they end with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -182,8 +185,7 @@ def held(first: Trace, second: Trace, side: Side, inputs: Inputs) -> ComponentRe
     largest = {
         name: max(value, second.largest.get(name, 0.0)) for name, value in {**second.largest, **first.largest}.items()
     }
-    shown = pairs[1][0].name if pairs[0][0].name == "encode" else pairs[-1][0].name
-    one, two = next((a, b) for a, b in pairs if a.name == shown)
+    one, two = next(((a, b) for a, b in pairs if a.name in SHOWN), pairs[-1])
     return ComponentResult(
         whole.max_abs,
         whole.relative_l2,

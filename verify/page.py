@@ -5,16 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptool import __version__
 from ckptool.identify.identify import identify
 from ckptool.report import Report
 from ckptool.report_page import escape
 from ckptool.tensor import Plan, Tensor
 from ckptool.text import plural
-from ckptool.verify.charts import decibels, number
+from ckptool.verify.charts import decibels, finite, number
 from ckptool.verify.explanation import Explanation
 from ckptool.verify.histogram import Histograms
 from ckptool.verify.page_activations import Activations, activations_section
 from ckptool.verify.page_blocks import blocks_section
+from ckptool.verify.page_parts import ordered
 from ckptool.verify.page_pictures import pictures_section
 from ckptool.verify.page_repeat import repeat_section
 from ckptool.verify.page_style import SCRIPT, SCRIPT_HASH, STYLE
@@ -68,7 +70,9 @@ def to_page(report: Report, evidence: Evidence) -> str:
     sections = {
         "pictures": pictures_section(evidence.pictures),
         "blocks": blocks_section(report),
-        "weights": weights_section(evidence.histograms, evidence.threshold, evidence.relative),
+        "weights": weights_section(
+            evidence.histograms, evidence.threshold, evidence.relative, report["tensors"]["zeroed"]
+        ),
         "activations": activations_section(evidence.activations),
         "tensors": tensors_section(report, evidence.tensors, evidence.made_zero, evidence.kind),
         "repeat": repeat_section(report),
@@ -79,6 +83,7 @@ def to_page(report: Report, evidence: Evidence) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="generator" content="ckptool {__version__}">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
         f"{banner(report)}{components(report)}<nav>{links}</nav>{''.join(shown.values())}"
@@ -128,13 +133,15 @@ def beyond(item: Report) -> str:
     return f"its output is off by {number(item['relative_l2'])}, {number(item['tolerance'])} is allowed{parted}"
 
 
+NEAR = 1e-8
+"""A cosine as near to 1 as this is told by its distance."""
 HEAD = ("Tensors explained", "Output off by", "Allowed", "PSNR", "Cosine", "Largest error")
 
 
 def components(report: Report) -> str:
     """A row for each component, with how much of it is explained and what its outputs say."""
     parts, outputs = report["tensors"]["components"], report["denoise"]
-    names = [*parts, *(name for name in outputs if name not in parts)]
+    names = ordered([*parts, *outputs])
     head = "".join(f"<th>{title}" for title in HEAD[: None if outputs else 1])
     body = "".join(component_row(name, parts.get(name), outputs.get(name), bool(outputs)) for name in names)
     lines = [line.strip() for line in (*happened(report["tensors"], False), *metadata_lines(report["metadata"], False))]
@@ -174,4 +181,7 @@ def explained(part: Any) -> str:
 
 def cosine(value: Any) -> str:
     """Enough digits to tell it from 1."""
-    return f"{value:.9f}".rstrip("0").rstrip(".") if isinstance(value, float) else number(value)
+    found = finite(value)
+    if 0 < abs(1 - found) < NEAR:
+        return f"1 {'−' if found < 1 else '+'} {number(abs(1 - found))}"
+    return number(value) if found == 1 else f"{found:.9f}".rstrip("0").rstrip(".")

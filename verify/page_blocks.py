@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from ckptool.report import Report
 from ckptool.report_page import escape
-from ckptool.verify.charts import Log, decibels, dot, finite, line, log_of, number, power, svg, words
+from ckptool.verify.charts import Log, decibels, dot, finite, line, log_of, number, power, scientific, svg, words
+from ckptool.verify.page_parts import cards, ordered, section
 
 ROW, AXIS = 24, 22
 """Pixels."""
@@ -19,12 +20,13 @@ def blocks_section(report: Report) -> str:
     limits = [item["tolerance"] for item in shown.values()]
     errors = [finite(block["relative_l2"]) for item in shown.values() for block in item["blocks"]]
     scale = log_of([*limits, *errors])
-    charts = "".join(f'<div class="card">{chart(name, item, scale)}</div>' for name, item in shown.items())
-    return (
-        '<section id="blocks"><h2>Error along the network</h2><p class="lead">How far the output of each block is from '
-        "the original’s at the first step, as |difference| / |original| (relative L2), in the order in which the blocks "
-        'run. <span class="key"><i class="swatch limit"></i>what the whole component may be off by</span></p>'
-        f'<div class="cards">{charts}</div></section>'
+    return section(
+        "blocks",
+        "Error along the network",
+        "How far the output of each block is from the original’s at the first step, |difference| / |original| "
+        "(relative L2), from where the network begins to where it ends.",
+        cards(chart(name, shown[name], scale) for name in ordered(shown)),
+        [("limit", "what the component as a whole may be off by")],
     )
 
 
@@ -55,7 +57,7 @@ def row_lines(blocks: list[tuple[str, float]], scale: Log, limit: float) -> Iter
         marks.append(dot(here, middle, kind))
         yield (
             f'<li><span class="name" title="{escape(name)}">{escape(name)}</span>'
-            f'{svg(ROW, marks)}<span class="value">{number(error)}</span></li>'
+            f'{svg(ROW, marks)}<span class="value">{scientific(error)}</span></li>'
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from ckptool.report_page import escape
 from ckptool.text import plural
 from ckptool.verify.charts import number
+from ckptool.verify.page_parts import ordered, section
 from ckptool.verify.pictures import Pictures
 from ckptool.verify.png import data_uri, size_of
 
@@ -16,11 +17,12 @@ def pictures_section(found: Mapping[str, Pictures]) -> str:
     """Empty where nothing was drawn."""
     if not found:
         return ""
-    rows = "".join(row(name, pictures) for name, pictures in found.items())
-    return (
-        '<section id="pictures"><h2>Before and after</h2><p class="lead">What both files make of the same seeded noise '
-        "and the same seeded text. No prompt was read, so that these are no pictures of anything.</p>"
-        f"{rows}</section>"
+    return section(
+        "pictures",
+        "Before and after",
+        "What both files make of the same seeded noise and the same seeded text. No prompt was read: these are "
+        "pictures of nothing, and alike where the files are.",
+        "".join(row(name, found[name]) for name in ordered(found)),
     )
 
 

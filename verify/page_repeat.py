@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ckptool import __version__
 from ckptool.report import Report
 from ckptool.report_page import escape
+from ckptool.verify.page_parts import section
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 
@@ -44,15 +45,21 @@ def repeat_section(report: Report) -> str:
         for side, path in (("Original", report["original"]), ("Candidate", report["candidate"]))
     )
     chosen = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(', '.join(f'{key}: {value}' for key, value in item['settings'].items()))}</dd>"
+        f"<dt>{escape(name)}</dt><dd>{escape(settings_words(item['settings']))}</dd>"
         for name, item in report["denoise"].items()
         if item["settings"]
     )
-    return (
-        '<section id="repeat"><h2>To repeat it</h2><p class="lead">The same two files give the same figures.</p>'
+    return section(
+        "repeat",
+        "To repeat it",
+        "The same two files give the same figures.",
         f"<pre><code>{escape(command_line(report))}</code></pre><dl>{files}"
-        f"<dt>Made by</dt><dd>{escape(versions(bool(report['denoise'])))}</dd>{chosen}</dl></section>"
+        f"<dt>Made by</dt><dd>{escape(versions(bool(report['denoise'])))}</dd>{chosen}</dl>",
     )
+
+
+def settings_words(settings: Report) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in settings.items())
 
 
 def hash_words(found: str | None) -> str:

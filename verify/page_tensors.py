@@ -10,6 +10,7 @@ from ckptool.report_page import escape
 from ckptool.tensor import Tensor
 from ckptool.text import plural
 from ckptool.verify.charts import number
+from ckptool.verify.page_parts import section
 from ckptool.verify.words import told_value
 
 # Group -> its heading and what it says.
@@ -42,14 +43,13 @@ class Row:
 def tensors_section(report: Report, tensors: tuple[Tensor, ...], made_zero: Mapping[str, int], kind: str) -> str:
     """`tensors` are those of the candidate, `made_zero` how many values of each became zero."""
     groups = {name: rows for name, rows in grouped(report["tensors"], tensors, made_zero, kind).items() if rows}
-    body = "".join(group(name, rows) for name, rows in groups.items())
     counts = " · ".join(f"{len(rows):,} {GROUPS[name][0].lower()}" for name, rows in groups.items())
-    return (
-        f'<section id="tensors"><h2>Tensors</h2><p class="lead">{escape(counts)}</p>'
-        '<p class="filter" hidden><label for="filter">Show only names with</label> '
+    field = (
+        '<p class="filter" hidden><label for="filter">Only names with</label> '
         '<input id="filter" type="search" autocomplete="off" spellcheck="false" placeholder="attn2.to_v">'
-        f'<output id="found"></output></p>{body}</section>'
+        '<output id="found"></output></p>'
     )
+    return section("tensors", "Tensors", counts, field + "".join(group(name, rows) for name, rows in groups.items()))
 
 
 def grouped(data: Report, tensors: tuple[Tensor, ...], made_zero: Mapping[str, int], kind: str) -> dict[str, list[Row]]:

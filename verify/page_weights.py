@@ -1,11 +1,12 @@
 """How large the weights of each component are, before and after, with the threshold where one was used."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import log10
 
 from ckptool.report_page import escape
-from ckptool.verify.charts import Log, block, levels, line, number, power, svg, words
+from ckptool.verify.charts import Log, block, levels, line, number, plot, power, words
 from ckptool.verify.histogram import BINS, LOWEST, Bins, Histograms
+from ckptool.verify.page_parts import cards, ordered, section
 
 TOP, BOTTOM, HEIGHT = 26.0, 190.0, 214
 """Pixels: where the highest and the lowest value are drawn, and all of it."""
@@ -14,27 +15,32 @@ ZEROS = 7.0
 TWO = log10(2)
 
 
-def weights_section(histograms: Histograms, threshold: float | None, relative: bool) -> str:
-    """A chart for each component that has numbers; empty where there are none."""
+def weights_section(histograms: Histograms, threshold: float | None, relative: bool, zeroed: Collection[str]) -> str:
+    """A chart for each component that has numbers; empty where there are none. `zeroed` are those with a threshold."""
     shown = [name for name in histograms.original if seen(histograms.original[name])]
     if not shown:
         return ""
-    drawn = threshold if threshold is not None and not relative else None
-    charts = "".join(
-        f'<figure class="card"><h3>{escape(name)}</h3>'
-        f"{chart(histograms.original[name], histograms.candidate[name], drawn)}"
-        f"<figcaption>{caption(histograms.original[name], histograms.candidate[name])}</figcaption></figure>"
-        for name in shown
-    )
+    drawn = threshold if not relative else None
     said = {
-        (True, False): f" The threshold, {number(threshold)}, is drawn in.",
-        (True, True): f" The threshold is {number(threshold)} of the RMS of each tensor, so that no one line shows it.",
-    }.get((threshold is not None, relative), " No values were made zero by a threshold.")
+        (True, False): f"The threshold, {number(threshold)}, is drawn in where it was used.",
+        (True, True): f"The threshold is {number(threshold)} of the RMS of each tensor, so that no one line shows it.",
+    }.get((threshold is not None, relative), "No threshold made any of them zero.")
+    return section(
+        "weights",
+        "Sizes of the weights",
+        "How many weights have which absolute value |w|, both axes logarithmic, a bar for each factor of two. Values "
+        f"that are exactly 0 stand apart at the left. {said}",
+        cards(
+            card(name, histograms.original[name], histograms.candidate[name], drawn if name in zeroed else None)
+            for name in ordered(shown)
+        ),
+        [("before", "original"), ("after", "candidate")],
+    )
+
+
+def card(name: str, before: Bins, after: Bins, threshold: float | None) -> str:
     return (
-        '<section id="weights"><h2>Sizes of the weights</h2><p class="lead">How many weights have which size |w|, both '
-        f'axes logarithmic; values that are exactly 0 stand apart at the left.{said} <span class="key">'
-        '<i class="swatch before"></i>original <i class="swatch after"></i>candidate</span></p>'
-        f'<div class="cards">{charts}</div></section>'
+        f'<h3>{escape(name)}</h3>{chart(before, after, threshold)}<p class="quiet">{escape(caption(before, after))}</p>'
     )
 
 
@@ -75,7 +81,7 @@ def chart(before: Bins, after: Bins, threshold: float | None) -> str:
     marks += ticks(first, last, across)
     if threshold is not None and threshold > 0:
         marks += limit(across(threshold), threshold)
-    return svg(HEIGHT, marks, "histogram of the weights' sizes")
+    return plot(HEIGHT, marks, "histogram of the sizes of the weights")
 
 
 def bars(x: float, width: float, before: int, after: int, up: Log, said: str) -> Iterator[str]:
