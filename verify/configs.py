@@ -14,6 +14,14 @@ DEEPEST = 8
 MOST_BLOCKS = 64
 """Blocks of one kind, one after the other: SDXL has ten transformer blocks, bigG 32 layers."""
 WIDEST = 1 << 16
+PICTURE = 64
+"""Channels of a picture at most: a layer at full size that a small file claims could take all memory."""
+LATENT = 256
+HINTS = 1024
+"""Channels that the control picture is given at full size: 16 and 32 in every known ControlNet."""
+POSITIONS = 1024
+"""Tokens of a prompt: 77 in CLIP, 248 in LongCLIP. The square of it is what attention takes."""
+VAE_LEVELS = 5
 HEAD = 64
 """Width of an attention head of SD2, SDXL and every text encoder."""
 HEADS = 8
@@ -58,12 +66,12 @@ class Tree:
                 raise Unknown(f"{parent} has more than {MOST_BLOCKS} parts")
         return number
 
-    def width(self, name: str, axis: int = 0) -> int:
+    def width(self, name: str, axis: int = 0, most: int = WIDEST) -> int:
         """One dimension of a tensor that has to be there."""
         shape = self.shapes.get(name, ())
         if len(shape) <= axis:
             raise Unknown(f"{name} is not there" if not shape else f"{name} has too few dimensions")
-        if not 0 < shape[axis] <= WIDEST:
+        if not 0 < shape[axis] <= most:
             raise Unknown(f"{name} is {shape[axis]:,} wide")
         return shape[axis]
 
@@ -97,7 +105,7 @@ def unet_config(shapes: Shapes) -> Config:
         # Uneven networks (SSD-1B, Segmind-Vega) give the way up layer by layer.
         arguments["reverse_transformer_layers_per_block"] = [tuple(max(n, 1) for n in d) for d in depths]
     arguments["mid_block_only_cross_attention"] = False
-    arguments["out_channels"] = tree.width("conv_out.weight")
+    arguments["out_channels"] = tree.width("conv_out.weight", most=LATENT)
     more, time_ids, pooled = conditions(tree, levels)
     return Config(arguments | more, groups, time_ids, pooled)
 
@@ -107,10 +115,10 @@ def control_config(shapes: Shapes) -> Config:
     tree = Tree(shapes)
     arguments, groups = down_half(tree)
     arguments["layers_per_block"] = arguments["layers_per_block"][0]  # this class takes one number
-    hints = [tree.width(f"controlnet_cond_embedding.blocks.{n}.weight") for n in range(1, 6, 2)]
-    first = tree.width("controlnet_cond_embedding.conv_in.weight")
+    hints = [tree.width(f"controlnet_cond_embedding.blocks.{n}.weight", most=HINTS) for n in range(1, 6, 2)]
+    first = tree.width("controlnet_cond_embedding.conv_in.weight", most=HINTS)
     arguments["conditioning_embedding_out_channels"] = (first, *hints)
-    arguments["conditioning_channels"] = tree.width("controlnet_cond_embedding.conv_in.weight", 1)
+    arguments["conditioning_channels"] = tree.width("controlnet_cond_embedding.conv_in.weight", 1, PICTURE)
     more, time_ids, pooled = conditions(tree, len(arguments["down_block_types"]))
     return Config(arguments | more, groups, time_ids, pooled)
 
@@ -136,7 +144,7 @@ def down_half(tree: Tree) -> tuple[dict[str, Any], int]:
         per_block[-1] = middle  # the last level has no attention of its own, and the middle is told by it
     eights = not linear or "class_embedding.weight" in tree.shapes
     return {
-        "in_channels": tree.width("conv_in.weight", 1),
+        "in_channels": tree.width("conv_in.weight", 1, LATENT),
         "block_out_channels": tuple(channels),
         "layers_per_block": layers,
         "down_block_types": tuple(f"{'CrossAttn' if any(d) else ''}DownBlock2D" for d in depths),
@@ -195,19 +203,19 @@ def vae_config(shapes: Shapes) -> Config:
     """Of AutoencoderKL. Raises Unknown."""
     tree = Tree(shapes)
     levels = tree.count("encoder.down_blocks")
-    if not 1 <= levels <= 8:
+    if not 1 <= levels <= VAE_LEVELS:
         raise Unknown("it has no encoder that is known")
     channels = tuple(tree.width(f"encoder.down_blocks.{n}.resnets.0.conv1.weight") for n in range(levels))
     groups = divisor(gcd(*channels), GROUPS)
     return Config(
         {
-            "in_channels": tree.width("encoder.conv_in.weight", 1),
-            "out_channels": tree.width("decoder.conv_out.weight"),
+            "in_channels": tree.width("encoder.conv_in.weight", 1, PICTURE),
+            "out_channels": tree.width("decoder.conv_out.weight", most=PICTURE),
             "down_block_types": ("DownEncoderBlock2D",) * levels,
             "up_block_types": ("UpDecoderBlock2D",) * levels,
             "block_out_channels": channels,
             "layers_per_block": tree.count("encoder.down_blocks.0.resnets"),
-            "latent_channels": tree.width("decoder.conv_in.weight", 1),
+            "latent_channels": tree.width("decoder.conv_in.weight", 1, LATENT),
             "norm_num_groups": groups,
             "use_quant_conv": "quant_conv.weight" in shapes,
             "use_post_quant_conv": "post_quant_conv.weight" in shapes,
@@ -234,7 +242,7 @@ def text_config(shapes: Shapes, openclip: bool) -> Config:
             "intermediate_size": tree.width("encoder.layers.0.mlp.fc1.weight"),
             "num_hidden_layers": layers,
             "num_attention_heads": divisor(width, width // HEAD),
-            "max_position_embeddings": tree.width("embeddings.position_embedding.weight"),
+            "max_position_embeddings": tree.width("embeddings.position_embedding.weight", most=POSITIONS),
             "projection_dim": tree.width("text_projection.weight") if "text_projection.weight" in shapes else width,
             "hidden_act": "gelu" if exact else "quick_gelu",
             "bos_token_id": vocabulary - 2,

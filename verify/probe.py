@@ -46,7 +46,7 @@ class Probe:
     def __init__(self, network: Network) -> None:
         self.blocks: dict[str, torch.Tensor] = {}
         self.largest: dict[str, float] = {}
-        self._last = -1.0
+        self._last: torch.Tensor | None = None
         for name, module in network.module.named_modules():
             name = canonical(name)
             if name and (module._parameters or any(True for _ in module.children())):
@@ -59,11 +59,10 @@ class Probe:
             tensor = first_tensor(output)
             if tensor is None:
                 return
-            largest = extreme(tensor)
             # What only hands on its last part's output is no layer of its own; a sum behind it is.
-            if largest != self._last or name in self.largest:
-                self.largest[name] = max(self.largest.get(name, 0.0), largest)
-            self._last = largest
+            if tensor is not self._last:
+                self.largest[name] = max(self.largest.get(name, 0.0), extreme(tensor))
+                self._last = tensor
             if block and name not in self.blocks:
                 self.blocks[name] = kept(tensor)
 

@@ -1,5 +1,6 @@
 """A network is built from names and shapes alone, and has exactly the parameters that the file has."""
 
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -114,3 +115,21 @@ def test_what_is_no_network_is_said_to_be_none(shapes: dict[str, tuple[int, ...]
         unet_config(shapes)
     with pytest.raises(Unknown):
         text_config(shapes, False)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "component", "name", "shape"),
+    [
+        ("vae", "vae", "encoder.conv_in.weight", (128, 60_000, 3, 3)),
+        ("vae", "vae", "decoder.conv_out.weight", (60_000, 128, 3, 3)),
+        ("diffusers-te-sd1", "text_encoder", "embeddings.position_embedding.weight", (60_000, 768)),
+        ("controlnet-sd1", "control", "controlnet_cond_embedding.conv_in.weight", (60_000, 3, 3, 3)),
+        ("sd1", "unet", "conv_in.weight", (320, 60_000, 3, 3)),
+    ],
+)
+def test_a_small_file_cannot_claim_a_layer_that_takes_all_memory(
+    architecture: str, component: str, name: str, shape: tuple[int, ...]
+) -> None:
+    weights = weights_of(architecture)[component]
+    with pytest.raises(Unknown, match="wide"):
+        config_of(component, weights | {name: replace(weights[name], shape=shape)})
