@@ -67,6 +67,9 @@ class Explainer:
         self.matching: Matching = self.matched()
         self.scales: dict[str, float] = {}
         self.items: list[Item] = []
+        parts = {self.component(pair.plain) for pair in self.matching.pairs}
+        self.extracted = len(parts) == 1
+        """All of the candidate is one component: that may have lost what stood in front of its names."""
         self.tied: dict[str, Comparison] = {}
 
     def run(self, watch: Watch) -> Explanation:
@@ -174,8 +177,10 @@ class Explainer:
             found.made_zero[candidate.name] = item.total.zeroed
 
     def unexpected(self, item: Item) -> str:
-        """What is beyond what a report says."""
+        """What is beyond what a report says, and names that no loader would find."""
         expected, candidate, plain = self.expected, item.pair.candidate, item.pair.plain
+        if candidate.name != plain and not self.extracted:
+            return f"was named {plain}"
         if not expected.stated:
             return ""
         names = (candidate.name, plain)

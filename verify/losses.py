@@ -48,8 +48,11 @@ def losses(original: Plan, kind: str, ema: Ema | None, used: Used, expected: Exp
     gone = [tensor for tensor in original.tensors if tensor.name not in used.names]
     if not gone:
         return found
+    # Of an average that stands for itself nothing would be left.
+    present = {tensor.name for tensor in original.tensors}
+    alone = {twin.name for name, twin in ema.twins.items() if name not in present} if ema is not None else set()
     for tensor in gone:
-        reason = known(tensor.name, ema, used)
+        reason = "" if tensor.name in alone else known(tensor.name, ema, used)
         if reason:
             found.dropped[tensor.name] = reason
     modules_gone(original, gone, expected, found)

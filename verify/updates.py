@@ -85,15 +85,20 @@ def changed_modules(original: Plan, candidate: Plan) -> list[Module]:
 
 def hold(found: list[Module], original: Plan, candidate: Plan) -> dict[str, Held | str]:
     """Module -> how near it is, or why that cannot be worked out."""
+    import numpy
+
     before = read_settings(original.metadata, [module.original for module in found])
     after = read_settings(candidate.metadata, [module.candidate for module in found])
     result: dict[str, Held | str] = {}
 
     def work(module: Module) -> None:
         try:
-            result[module.original.name] = held(module, before, after)
+            with numpy.errstate(all="ignore"):
+                result[module.original.name] = held(module, before, after)
         except (Unfit, CkptoolError) as error:
             result[module.original.name] = str(error)
+        except numpy.linalg.LinAlgError:
+            result[module.original.name] = "its numbers are too large"
 
     each(found, work)
     return {module.original.name: result[module.original.name] for module in found}

@@ -19,6 +19,8 @@ from ckptool.verify.threads import each
 
 FEWEST = 4
 """Fewer zeros than this are not taken for a threshold that nobody stated."""
+MOST = 0.5
+"""Of the norm of all weights: what is lost beyond that is not taken for a threshold that nobody stated."""
 SLACK = 1 + 1e-9
 """The RMS of a tensor is a sum, and sums come out a little different each way."""
 STATE_IT = "--threshold states one, where it was another"
@@ -88,8 +90,10 @@ def by_threshold(zeroed: list[Looked], measures: dict[str, Measure], threshold: 
     import numpy
 
     judgement = Judgement(threshold=threshold, relative=relative)
+    with numpy.errstate(over="ignore"):
+        absolute = max(threshold, float(numpy.float32(threshold)))
     for item in zeroed:
-        limit = threshold * measures[item.name].rms * SLACK if relative else max(threshold, numpy.float32(threshold))
+        limit = threshold * measures[item.name].rms * SLACK if relative else absolute
         largest = min(item.total.largest_zeroed, item.total.largest_narrow)
         if not largest < limit:
             judgement.refused[item.name] = (
@@ -112,12 +116,19 @@ def by_report(zeroed: list[Looked], expected: Expectation) -> Judgement:
 
 def inferred(zeroed: list[Looked], looked: list[Looked], measures: dict[str, Measure]) -> Judgement:
     """A threshold, absolute or relative, that explains every zero and every value that is none."""
-    count = sum(item.total.zeroed for item in zeroed)
     stray = [item for item in zeroed if not item.is_target]
-    if stray or count < FEWEST:
-        found = stray or zeroed
-        why = "values became zero in a tensor that no threshold is for" if stray else "too few for a threshold"
-        return Judgement({item.name: f"{item.total.zeroed:,} became zero: {why}; {STATE_IT}" for item in found})
+    if stray:
+        rest = [[item for item in items if item.is_target] for items in (zeroed, looked)]
+        judgement = inferred(*rest, measures) if rest[0] else Judgement()
+        why = "values became zero in a tensor that no threshold is for"
+        judgement.refused |= {item.name: f"{item.total.zeroed:,} {why}; {STATE_IT}" for item in stray}
+        return judgement
+    count = sum(item.total.zeroed for item in zeroed)
+    if count < FEWEST:
+        return Judgement({item.name: f"{item.total.zeroed:,} became zero, too few for a threshold" for item in zeroed})
+    if fsum(item.total.zeroed_squares for item in zeroed) > MOST**2 * fsum(measures[i.name].squares for i in looked):
+        why = "so much that it is no model any more"
+        return Judgement({item.name: f"{item.total.zeroed:,} values became zero, {why}" for item in zeroed})
     largest = max(item.total.largest_zeroed for item in zeroed)
     narrow = max(item.total.largest_narrow for item in zeroed)
     ratio = max(item.total.largest_zeroed / (measures[item.name].rms or 1.0) for item in zeroed)

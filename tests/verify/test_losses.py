@@ -133,6 +133,31 @@ def test_a_cast_that_the_report_does_not_name_is_unexplained(tmp_path: Path) -> 
     assert {item["why"] for item in found.values()} == {"was cast from F32 to F16, and the report says to BF16"}
 
 
+def test_of_a_file_that_holds_only_averages_none_may_be_gone(tmp_path: Path) -> None:
+    def only_averages(tensors: Tensors) -> None:
+        for name in [name for name in tensors if name.startswith(PREFIX)]:
+            del tensors[name]
+
+    source = changed(plain(tmp_path / "a.safetensors", "sd1-full-ema"), tmp_path / "b.safetensors", only_averages)
+    target, report = made("prune", source, tmp_path / "u.safetensors", "--ema", "use")
+    assert len(parity(source, target)["ema"]) == 686
+    parity(source, target, "--expect", report)
+    broken = changed(target, tmp_path / "c.safetensors", lambda t: void(t.pop(PREFIX + "out.2.weight")))
+    assert list(unexplained(source, broken)) == ["model_ema.diffusion_modelout2weight"]
+
+
+def test_names_without_their_prefix_in_a_whole_checkpoint_are_unexplained(tmp_path: Path) -> None:
+    source = plain(tmp_path / "a.safetensors")
+
+    def strip(tensors: Tensors) -> None:
+        for name in [name for name in tensors if name.startswith(PREFIX)]:
+            tensors[name.removeprefix(PREFIX)] = tensors.pop(name)
+
+    found = unexplained(source, changed(source, tmp_path / "b.safetensors", strip))
+    assert len(found) == 686
+    assert found["out.2.weight"]["why"] == f"was named {PREFIX}out.2.weight"
+
+
 def test_training_state_may_be_gone(tmp_path: Path) -> None:
     source = tmp_path / "a.safetensors"
     save_file({"loss.logvar": torch.ones(3), "decoder.conv_in.weight": torch.randn(3, 3)}, source)

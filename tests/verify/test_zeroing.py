@@ -68,6 +68,16 @@ def test_a_smaller_value_that_stayed_shows_that_no_threshold_was_at_work(origina
     assert parity(original, candidate, "--threshold", "0.01")["zeroed"]["unet"]["tensors"] == 1
 
 
+def test_a_component_that_is_all_zeros_is_no_threshold(original: Path, tmp_path: Path) -> None:
+    def wipe(tensors: Tensors) -> None:
+        for name, tensor in tensors.items():
+            if name.startswith("model.diffusion_model."):
+                tensor.zero_()
+
+    found = unexplained(original, changed(original, tmp_path / "z.safetensors", wipe))
+    assert len(found) == 686
+
+
 def test_a_stated_threshold_is_held(original: Path, tmp_path: Path) -> None:
     target, _ = made("prune", original, tmp_path / "p.safetensors", "--threshold", "1e-3")
     found = unexplained(original, target, "--threshold", "5e-4")
