@@ -8,7 +8,7 @@ from ckptool.verify.page_parts import cards, ordered, section
 from ckptool.verify.probe import ADVICE, HALF_MAX
 
 Activations = tuple[tuple[str, float], ...]
-TOP, BOTTOM, HEIGHT = 22.0, 200.0, 222
+TOP, BOTTOM, HEIGHT = 28.0, 206.0, 228
 COLUMNS = 1500
 """More layers than this share columns."""
 BAR, DENSE = 0.8, 200
@@ -85,7 +85,7 @@ def chart(layers: Activations, scale: Log) -> str:
     limit = BOTTOM - (BOTTOM - TOP) * scale.share(HALF_MAX)
     marks.append(line(0, BOTTOM, 100, BOTTOM, "base"))
     marks.append(line(0, limit, 100, limit, "limit"))
-    marks.append(words(100, limit - 5, "65,504: F16 ends here", "said", "end"))
+    marks.append(words(100, TOP - 12, "F16 ends at 65,504", "said", "end"))
     marks.append(words(0, BOTTOM + 16, "input", "tick", "start"))
     marks.append(words(100, BOTTOM + 16, "output", "tick", "end"))
     return plot(HEIGHT, marks, "largest activation of each layer")
