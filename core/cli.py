@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("ckptool.identify.command", "Say what a file is, what is in it, and where it belongs."),
     "place": ("ckptool.identify.place_command", "Put a file where a UI looks for its kind."),
     "prune": ("ckptool.prune.command", "Remove what inference does not need."),
+    "receipt": ("ckptool.sanitize.receipt_command", "Hold what sanitize wrote against its receipts."),
+    "sanitize": ("ckptool.sanitize.command", "All of it for many files, by a policy, each with a receipt."),
     "scan": ("ckptool.convert.scan_command", "Say what each pickle would import and call, without doing it."),
     "verify": ("ckptool.verify.command", "Prove that a changed model is still the same."),
 }

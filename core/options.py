@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
-ENDINGS = (".json", ".sarif", ".html", ".md")
+ENDINGS = (".json", ".sarif", ".html", ".md", ".junit.xml")
 
 
 def report_path(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
     """A file for the report, its form told by the ending."""
-    if value is not None and value.suffix not in ENDINGS:
+    if value is not None and not value.name.endswith(ENDINGS):
         raise click.BadParameter(f"{str(value)!r} does not end in one of {', '.join(ENDINGS)}")
     if value is not None and not value.parent.is_dir():
         raise click.BadParameter(f"the folder {str(value.parent)!r} does not exist")
@@ -29,7 +29,7 @@ def reporting(function: F) -> F:
             type=click.Path(path_type=Path, dir_okay=False),
             callback=report_path,
             metavar="FILE",
-            help="Write the report: .json, .sarif, .html or .md.",
+            help="Write the report: .json, .sarif, .html, .md or .junit.xml.",
         ),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
         click.option("-v", "--verbose", is_flag=True, help="Print every tensor and finding, not the first few."),

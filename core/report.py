@@ -103,6 +103,10 @@ def write_report(path: Path, reports: list[Report], single: bool, sections: Sect
         from ckptool.report_sarif import to_sarif
 
         text = to_sarif(reports)
+    elif path.suffix == ".xml":
+        from ckptool.report_junit import to_junit
+
+        text = to_junit(reports)
     elif path.suffix == ".html" and sections is not None and sections.page is not None:
         text = sections.page(reports)
     else:

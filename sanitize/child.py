@@ -1,0 +1,73 @@
+"""The process of one file: it limits itself, does the work, and writes what became of it to a pipe."""
+
+import json
+import os
+import sys
+from typing import Any, NoReturn
+
+from ckptool.sanitize.job import Job
+from ckptool.sanitize.limits import die_with_parent, restrict
+from ckptool.sanitize.work import sanitize
+
+MOST = 1 << 26
+"""Bytes of a result; of 100,000 tensors it has some 30 MB."""
+
+
+def run(job: Job, seconds: int, pipe: int) -> NoReturn:
+    """Do the job in a process that was just forked, and end it."""
+    try:
+        die_with_parent()
+        detach(pipe)
+        restrict(job, seconds)
+        send(pipe, outcome(job))
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def detach(pipe: int) -> None:
+    """A group of its own, and nothing open but the pipe: no way to speak in the name of who waits."""
+    os.setsid()
+    empty = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(empty, number)
+    os.closerange(3, pipe)
+    os.closerange(pipe + 1, max(empty, pipe) + 64)
+
+
+def outcome(job: Job) -> dict[str, Any]:
+    """The report, or what stopped the work: never nothing, and never a traceback."""
+    try:
+        return {"report": sanitize(job)}
+    except MemoryError:
+        return {"crashed": "needs more memory than it may have", "limit": "memory"}
+    except RecursionError:
+        return {"crashed": "is nested too deeply", "limit": "depth"}
+    except Exception as error:  # a bug of ours must not look like a verdict on a file
+        where = traced(error)
+        return {"crashed": f"met an error of ckptool itself: {type(error).__name__}: {error}{where}", "limit": None}
+
+
+def traced(error: Exception) -> str:
+    """The innermost line, for whoever mends it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})" if trace else ""
+
+
+def send(pipe: int, result: dict[str, Any]) -> None:
+    data = json.dumps(result).encode()
+    if len(data) > MOST:
+        data = json.dumps({"crashed": "has a report of a size that no model's has", "limit": "report"}).encode()
+    view = memoryview(data)
+    while view:
+        view = view[os.write(pipe, view) :]
+
+
+if __name__ == "__main__":
+    # One job by hand: python -m ckptool.sanitize.child < job.json
+    from ckptool.sanitize.limits import seconds_for
+
+    given = Job.of(json.load(sys.stdin))
+    run(given, seconds_for(given), os.dup(1))

@@ -1,0 +1,179 @@
+"""`ckptool sanitize`: the command."""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptool.convert.crew import crew_size
+from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
+from ckptool.identify.identity import KINDS
+from ckptool.options import report_path
+from ckptool.progress import bar
+from ckptool.report import Report, check_report, write_report
+from ckptool.sanitize.policy import CHOICES, Policy
+from ckptool.sanitize.policy_file import read_policy
+from ckptool.sanitize.run import Run, network_note
+from ckptool.sanitize.sections import sections
+from ckptool.sanitize.summary import append_summary
+from ckptool.sanitize.words import summary_lines, told_lines, worth
+from ckptool.text import escape
+
+EXTRA = ("torch", "diffusers", "transformers")
+COLOURS = {"clean": "green", "disarmed": "yellow", "quarantined": "yellow", "refused": "red", "crashed": "red"}
+
+
+def shard_value(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """I/N: this is part I of N."""
+    if value is None:
+        return None
+    mine, slash, every = value.partition("/")
+    if not slash or not all(text.isascii() and text.isdecimal() and len(text) < 7 for text in (mine, every)):
+        raise click.BadParameter(f"{value!r} is not I/N, such as 2/8")
+    if not 1 <= int(mine) <= int(every):
+        raise click.BadParameter(f"{value!r}: the first number is from 1 to the second")
+    return int(mine), int(every)
+
+
+def report_paths(context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(path for path in (report_path(context, parameter, one) for one in value) if path is not None)
+
+
+def choice(name: str) -> click.Choice[str]:
+    return click.Choice(CHOICES[name])
+
+
+@click.command("sanitize", short_help="All of it for many files, by a policy, each with a receipt.")
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where outputs, receipts and SHA256SUMS go.",
+)
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The policy in TOML; options win over it.  [default: [tool.ckptool.sanitize] of ./pyproject.toml]",
+)
+@click.option("--unknown", type=choice("unknown"), help="A file that names something unknown.  [default: disarm]")
+@click.option("--dangerous", type=choice("dangerous"), help="A file that calls something dangerous.  [default: disarm]")
+@click.option("--harmless", multiple=True, metavar="NAME", help="An unknown name that counts as harmless (repeatable).")
+@click.option("--ema", type=choice("ema"), help="As for prune.")
+@click.option("--dtype", type=choice("dtype"), help="Cast as fp16, bf16 or fp8 do.  [default: keep]")
+@click.option("--threshold", type=float, metavar="T", help="As for prune.")
+@click.option("--verify", type=choice("verify"), help="The proof that an output needs.  [default: tensors]")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND", help="Refuse other kinds.")
+@click.option("--base", "bases", multiple=True, metavar="BASE", help="Refuse other bases; `none` for what has none.")
+@click.option("--max-size", metavar="SIZE", help="Refuse larger files.")
+@click.option("--max-memory", metavar="SIZE", help="Memory of each file's process.  [default: 1GiB]")
+@click.option("--max-output", metavar="SIZE", help="Size of an output.  [default: 16 times the source]")
+@click.option(
+    "--timeout", type=click.IntRange(1), metavar="SECONDS", help="Time for each file.  [default: by its size]"
+)
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Files at once.  [default: the cores]")
+@click.option("--shard", callback=shard_value, metavar="I/N", help="Only part I of N, for as many machines.")
+@click.option("-f", "--force", is_flag=True, help="Repeat what has a receipt.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each file on stdout.")
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=report_paths,
+    metavar="FILE",
+    help="Write the report: .json, .sarif, .html, .md or .junit.xml (repeatable).",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every finding, not the first few.")
+@click.option("--no-progress", is_flag=True, help="Show no progress bar on a terminal.")
+def command(
+    sources: tuple[Path, ...],
+    out: Path,
+    policy_file: Path | None,
+    workers: int | None,
+    shard: tuple[int, int] | None,
+    force: bool,
+    as_json: bool,
+    reports: tuple[Path, ...],
+    quiet: bool,
+    verbose: bool,
+    no_progress: bool,
+    **given: Any,
+) -> None:
+    """Scan, convert, prune, cast, identify and verify every file, by a policy, each in a process of its own.
+
+    SRC is a file, a folder (all below it, told by content) or a quoted glob. Outputs keep their names below DIR, each
+    with a receipt that is written last; what has one is skipped by the next run. A file that breaks its process
+    is told as crashed, and harms no other.
+
+    \b
+    Examples:
+      ckptool sanitize uploads --out clean
+      ckptool sanitize uploads --out clean --dangerous quarantine --dtype fp16 --report clean.html
+      ckptool sanitize uploads --out clean --policy policy.toml --json --shard 2/8
+
+    Exit codes: 0 all released clean, 1 something disarmed or quarantined, 2 usage,
+    3 something refused or crashed.
+    """
+    policy = read_policy(policy_file, {name: value for name, value in given.items() if value not in (None, ())})
+    check_extra(policy)
+    for path in reports:
+        check_report(path, sources)
+    run = Run(sources, out, policy, workers or crew_size(), shard, force)
+    count = run.prepare()
+    done: list[Report] = []
+    with bar(count, "files", quiet or no_progress, unit="file") as advance:
+        for report in run.reports():
+            advance(1)
+            done.append(report)
+            if as_json:
+                click.echo(json.dumps(report))
+            if not quiet:
+                show(report, verbose, as_json)
+    done.sort(key=lambda report: str(report["path"]))
+    tell(done, run, reports)
+    if not quiet:
+        for line in (*summary_lines(done, run.passed_over), network_note(run)):
+            if line:
+                click.echo(line, err=True)
+    sys.exit(exit_code(done, count))
+
+
+def check_extra(policy: Policy) -> None:
+    """Raises UsageError where the networks would have to run and cannot."""
+    missing = [name for name in EXTRA if policy.verify == "denoise" and find_spec(name) is None]
+    if missing:
+        raise UsageError(f"--verify denoise needs {', '.join(missing)}", "pip install 'ckptool[verify]'")
+
+
+def show(report: Report, verbose: bool, to_stderr: bool) -> None:
+    """A line for the file, and what was found in it."""
+    word = worth(report)
+    told = click.style(word, fg=COLOURS[word], bold=True)
+    click.echo(f"{escape(str(report['path']), 1000)}: {told}", err=to_stderr)
+    for line in told_lines(report, verbose):
+        click.echo(f"  {line}", err=to_stderr)
+
+
+def tell(done: list[Report], run: Run, reports: tuple[Path, ...]) -> None:
+    """Every report that was asked for, and the summary of a GitHub workflow where there is one."""
+    for path in reports:
+        write_report(path, done, False, sections())
+    append_summary(done, run.passed_over)
+
+
+def exit_code(done: list[Report], count: int) -> int:
+    """What was skipped counts as what it was: a second run is as red as the first."""
+    words = {worth(report) for report in done}
+    if words & {"refused", "crashed"}:
+        return EXIT_REFUSED
+    if count and not done:
+        raise UsageError("no model was found, so nothing was released", "give a file, or a folder that holds models")
+    return EXIT_FINDINGS if words - {"clean"} else EXIT_OK

@@ -1,0 +1,51 @@
+"""One file to be sanitized, as it is handed to the process that does it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptool.sanitize.names import QUARANTINE, receipt_of
+from ckptool.sanitize.policy import Policy
+
+NAMES = ("kinds", "bases", "harmless")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What, where to, and by which policy; paths are absolute."""
+
+    path: Path
+    shown: str
+    """The source as it was given, for reports."""
+    relative: str
+    out: Path
+    target: str
+    listed: bool
+    policy: Policy
+    force: bool = False
+
+    @property
+    def released(self) -> Path:
+        return self.out / self.target
+
+    @property
+    def quarantined(self) -> Path:
+        return self.out / QUARANTINE / self.target
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return asdict(self) | {"path": str(self.path), "out": str(self.out)}
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> "Job":
+        policy = Policy(**data["policy"] | {name: tuple(data["policy"][name]) for name in NAMES})
+        return cls(**data | {"path": Path(data["path"]), "out": Path(data["out"]), "policy": policy})
+
+    def clear(self, keep: Path | None = None) -> None:
+        """Remove what an earlier run made of this source, receipts first; of `keep` the receipt alone."""
+        for output in (self.released, self.quarantined):
+            receipt_of(output).unlink(missing_ok=True)
+        for output in (self.released, self.quarantined):
+            if output != keep:
+                output.unlink(missing_ok=True)
+                output.with_suffix(".yaml").unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""The names of outputs: those of the sources, with the ending that they now have, and never one for two."""
+
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from ckptool.convert.destination import ENDING
+from ckptool.errors import UsageError
+from ckptool.sanitize.sources import Item
+from ckptool.text import escape
+
+QUARANTINE = "quarantine"
+INDEX = ".index.json"
+RECEIPT = ".receipt.json"
+
+
+def targets_of(items: list[Item]) -> dict[Item, str]:
+    """Item -> its output below the output folder.
+
+    `a.ckpt` becomes a.safetensors; where that is taken by another source, `a.ckpt.safetensors`. Raises UsageError
+    where that is taken too, which takes two sources of one relative name.
+    """
+    found = {item: short(item.relative) for item in items}
+    for item in clashing(found):
+        found[item] = long(item.relative)
+    for item in clashing(found):
+        other = next(one for one in items if one is not item and clash(found[one], found[item]))
+        raise UsageError(
+            f"{escape(str(item.path), 1000)} and {escape(str(other.path), 1000)} would both be written to"
+            f" {escape(found[item])}",
+            "sanitize them one after the other, each into a folder of its own",
+        )
+    return found
+
+
+def clashing(found: dict[Item, str]) -> list[Item]:
+    """Items whose output has the name of another, or of a folder that another is in."""
+    counts = Counter(found.values())
+    folders = {str(folder) for target in counts for folder in PurePosixPath(target).parents}
+    return [item for item, target in found.items() if counts[target] > 1 or target in folders]
+
+
+def clash(one: str, other: str) -> bool:
+    return one == other or PurePosixPath(other) in PurePosixPath(one).parents
+
+
+def short(relative: str) -> str:
+    path = apart(PurePosixPath(relative))
+    name = path.name.removesuffix(INDEX)
+    return str(path.with_name((name.rpartition(".")[0] or name) + ENDING))
+
+
+def long(relative: str) -> str:
+    """The same with the source's own ending kept; a name that has the right one already keeps it."""
+    path = apart(PurePosixPath(relative))
+    name = path.name
+    return str(path if name.endswith(ENDING) else path.with_name(name + ENDING))
+
+
+def apart(path: PurePosixPath) -> PurePosixPath:
+    """A folder of the sources that has the name of the quarantine gets another one."""
+    first, *rest = path.parts
+    return PurePosixPath(first + "_", *rest) if first == QUARANTINE and rest else path
+
+
+def receipt_of(output: Path) -> Path:
+    return output.with_name(output.name + RECEIPT)

@@ -1,0 +1,197 @@
+"""The receipt of an output: what it was made from, by what, and what was found and changed; written last."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ckptool import __version__
+from ckptool.convert.sidecar import MAX_SIZE
+from ckptool.errors import Malformed, UsageError
+from ckptool.hashes import sha256_of, sha256_of_file
+from ckptool.output import Output, write_at
+from ckptool.report import SCHEMA_VERSION, Report
+from ckptool.sanitize.job import Job
+from ckptool.sanitize.names import receipt_of
+from ckptool.source import File
+from ckptool.tensor import Plan
+from ckptool.text import escape
+
+MOST = 1 << 26
+FIGURES = ("max_abs", "relative_l2", "psnr", "cosine")
+IDENTITY = ("kind", "algorithm", "base", "candidates", "variant", "prediction")
+
+
+def inputs_of(path: Path, plan: Plan) -> list[Report]:
+    """Every file that was opened, by its name from the source's folder; the source itself stands first."""
+    files = {r.source.label: r.source for r in plan.sources if isinstance(r.source, File)}
+    own = escape(str(path), 1000)
+    ordered = sorted(files.values(), key=lambda file: (file.label != own, file.label))
+    return [input_of(file, path.name if file.label == own else Path(file.label).name) for file in ordered]
+
+
+def input_of(file: File, name: str) -> Report:
+    modified = os.fstat(file.fileno()).st_mtime_ns
+    return {"name": name, "sha256": sha256_of_file(file), "bytes": file.size, "mtime_ns": modified}
+
+
+def sidecar_hash(path: Path) -> str | None:
+    """Of the settings beside a source, since they are carried along."""
+    beside = path.with_suffix(".yaml")
+    return sha256_of(beside) if beside != path and beside.is_file() and beside.stat().st_size <= MAX_SIZE else None
+
+
+def receipt_data(job: Job, report: Report, inputs: list[Report]) -> Report:
+    """The same input, policy and version give the same receipt, to the byte but for the times of the files."""
+    output = report["output"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "receipt": 1,
+        "tool": {"name": "ckptool", "version": __version__},
+        "policy": {"sha256": job.policy.sha256, "settings": job.policy.data},
+        "source": job.relative,
+        "input": inputs[0],
+        "parts": inputs[1:],
+        "sidecar_sha256": sidecar_hash(job.path),
+        "output": {
+            "name": Path(output["path"]).name,
+            "sha256": output["sha256"],
+            "bytes": output["bytes"],
+            "sidecar": output.get("sidecar_file"),
+        },
+        "action": report["action"],
+        "verdict": report["verdict"],
+        "format": report["format"],
+        **{name: report[name] for name in IDENTITY},
+        "findings": report["findings"],
+        "changed": changed(report),
+        "parity": report["parity"],
+        "verify": proof(report["verify"]),
+    }
+
+
+def changed(report: Report) -> Report:
+    """What is not as it was: names where something went, counts where a value was rounded."""
+    casts = Counter((item["from"], item["to"]) for item in report["cast"])
+    return {
+        "kept": report["kept"],
+        "dropped": report["dropped"],
+        "removed": report["removed"],
+        "renamed": report["renamed"],
+        "cast": [{"from": before, "to": after, "tensors": n} for (before, after), n in sorted(casts.items())],
+        "zeroed": report["zeroed"],
+        "repaired": report["repaired"],
+        "notes": report["notes"],
+    }
+
+
+def proof(verify: Report | None) -> Report | None:
+    """What verify said, in counts and figures."""
+    if verify is None:
+        return None
+    tensors = verify["tensors"]
+    counts = {name: len(tensors[name]) for name in ("cast", "ema", "renamed", "dropped", "unexplained")}
+    denoise = {name: {key: item[key] for key in FIGURES} for name, item in verify["denoise"].items()}
+    return {"level": verify["level"], "identical": tensors["identical"], **counts, "denoise": denoise}
+
+
+def write_receipt(output: Path, receipt: Report) -> Path:
+    """In one step, when all else is done."""
+    path = receipt_of(output)
+    data = (json.dumps(receipt, indent=2) + "\n").encode()
+    with Output(path, len(data), force=True) as file:
+        write_at(file.fd, data, 0)
+    return path
+
+
+def read_receipt(path: Path) -> Report:
+    """Raises UsageError when it cannot be read, Malformed when it is none."""
+    label = escape(str(path), 1000)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST + 1)
+    except OSError as error:
+        raise UsageError(f"{label}: cannot be read: {error.strerror}", "sanitize writes it") from error
+    try:
+        found = json.loads(data) if len(data) <= MOST else None
+    except (ValueError, RecursionError):
+        found = None
+    if not is_receipt(found):
+        raise Malformed(f"{label}: is no receipt", "remove it, and sanitize its source again")
+    receipt: Report = found
+    return receipt
+
+
+def is_receipt(found: Any) -> bool:
+    """Whether all is there that is relied on."""
+    if not isinstance(found, dict) or found.get("receipt") != 1:
+        return False
+    parts = found.get("parts")
+    files = [found.get("input"), *(parts if isinstance(parts, list) else [None])]
+    output = found.get("output")
+    sidecar = output.get("sidecar") if isinstance(output, dict) else None
+    return (
+        all(is_file(file) and type(file.get("mtime_ns")) is int for file in files)
+        and is_file(output)
+        and (sidecar is None or is_file(sidecar))
+        and isinstance(found.get("policy"), dict)
+        and isinstance(found.get("tool"), dict)
+        and isinstance(found.get("findings"), list)
+        and all(isinstance(found.get(key), str) for key in ("source", "action", "verdict"))
+    )
+
+
+def is_file(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("name"), str)
+        and "/" not in found["name"]
+        and isinstance(found.get("sha256"), str)
+        and type(found.get("bytes")) is int
+    )
+
+
+def standing(job: Job, by_hash: bool) -> Report | None:
+    """The receipt that makes another run needless, if there is one: same input, policy and tool, and output there.
+
+    By size and time at first, in the process that hands out jobs; by the hash of the bytes in the one that reads.
+    """
+    if job.force:
+        return None
+    for output in (job.released, job.quarantined):
+        try:
+            receipt = read_receipt(receipt_of(output))
+            if is_for(receipt, job) and is_there(receipt, output) and is_input(receipt, job.path, by_hash):
+                return receipt
+        except (Malformed, UsageError, OSError, ValueError):
+            continue
+    return None
+
+
+def is_for(receipt: Report, job: Job) -> bool:
+    same = receipt["policy"].get("sha256") == job.policy.sha256 and receipt["source"] == job.relative
+    return same and receipt["tool"].get("version") == __version__
+
+
+def is_there(receipt: Report, output: Path) -> bool:
+    sidecar = receipt["output"]["sidecar"]
+    return output.stat().st_size == receipt["output"]["bytes"] and (
+        sidecar is None or output.with_name(sidecar["name"]).stat().st_size == sidecar["bytes"]
+    )
+
+
+def is_input(receipt: Report, path: Path, by_hash: bool) -> bool:
+    """Whether the source still is what the receipt says that it was."""
+    if receipt.get("sidecar_sha256") != sidecar_hash(path):
+        return False
+    for file in (receipt["input"], *receipt["parts"]):
+        part = path if file is receipt["input"] else path.with_name(file["name"])
+        status = part.stat()
+        if status.st_size != file["bytes"]:
+            return False
+        if not by_hash and status.st_mtime_ns != file["mtime_ns"]:
+            return False
+        if by_hash and sha256_of(part) != file["sha256"]:
+            return False
+    return True

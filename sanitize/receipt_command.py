@@ -1,0 +1,45 @@
+"""`ckptool receipt`: the command."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from ckptool.errors import EXIT_FINDINGS, EXIT_OK, UsageError
+from ckptool.report import SCHEMA_VERSION
+from ckptool.sanitize.check import check_folder
+from ckptool.sanitize.sums import receipts_in
+from ckptool.text import escape, plural
+
+
+@click.group("receipt", short_help="Hold what sanitize wrote against its receipts.")
+def command() -> None:
+    """Hold what sanitize wrote against its receipts."""
+
+
+@command.command("verify", short_help="Hash every output and compare it with its receipt.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; words go to stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def verify(folder: Path, as_json: bool, quiet: bool) -> None:
+    """Hash every output below DIR and compare it with its receipt and with SHA256SUMS; no source is needed.
+
+    An output without a receipt, or a receipt without its output, is a problem too.
+
+    Exit codes: 0 all as it was written, 1 something is not, 2 there is no receipt.
+    """
+    if next(receipts_in(folder), None) is None:
+        raise UsageError(f"{escape(str(folder), 1000)}: there is no receipt", "give the --out of a run of sanitize")
+    checked = list(check_folder(folder))
+    problems = [item for item in checked if item.problem]
+    if as_json:
+        told = [{"path": str(item.path), "problem": item.problem} for item in problems]
+        data = {"schema_version": SCHEMA_VERSION, "path": str(folder), "files": len(checked), "problems": told}
+        click.echo(json.dumps(data, indent=2))
+    if not quiet:
+        for item in problems:
+            click.echo(f"{escape(str(item.path), 1000)}: {escape(item.problem, 400)}", err=True)
+        words = f"{plural(len(checked), 'file')}, {plural(len(problems), 'problem') if problems else 'all as written'}"
+        click.echo(words, err=as_json)
+    sys.exit(EXIT_FINDINGS if problems else EXIT_OK)

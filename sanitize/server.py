@@ -1,0 +1,159 @@
+"""A small process with everything loaded and one thread, which forks a child for each file and never opens one.
+
+It is told jobs on its input, a line of JSON each, and answers each on its output: a line of JSON that says how the
+child ended and how many bytes of result follow. When its input ends, so do its child and it.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ckptool.sanitize import child
+from ckptool.sanitize.job import Job
+from ckptool.sanitize.limits import leave_network, seconds_for
+
+INPUT, OUTPUT = 0, 1
+BLOCK = 1 << 16
+GRACE = 2.0
+"""Seconds between the end of a result and the end of its process."""
+# Signals by which the kernel says that a limit is passed.
+LIMITS: dict[int, str] = {signal.SIGXCPU: "CPU time", signal.SIGXFSZ: "output size"}
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a child ended."""
+
+    result: bytes
+    late: bool
+    """It ran out of time, and was killed for that."""
+    status: int
+    rss: int
+    cpu: float
+
+    @property
+    def data(self) -> dict[str, Any]:
+        number = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+        return {
+            "size": len(self.result),
+            "signal": signal.Signals(number).name if number in iter(signal.Signals) else str(number or ""),
+            "exit": os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None,
+            "limit": "time" if self.late else LIMITS.get(number),
+            "rss": self.rss,
+            "cpu": self.cpu,
+        }
+
+
+class Gone(Exception):  # a message to the loop, no error for people
+    """Whoever hands out jobs is gone."""
+
+
+def main() -> None:
+    load()
+    say(json.dumps({"network": not leave_network()}).encode() + b"\n")
+    gc.collect()
+    gc.freeze()  # what is here stays shared with the children
+    waiting = b""
+    try:
+        while True:
+            while b"\n" not in waiting:
+                waiting += heard()
+            line, _, waiting = waiting.partition(b"\n")
+            ended = watched(Job.of(json.loads(line)))
+            say(json.dumps(ended.data).encode() + b"\n" + ended.result)
+    except Gone:
+        return
+
+
+def load() -> None:
+    """What every child needs, so that none has to load it."""
+    import numpy  # noqa: F401
+    import numpy.lib.stride_tricks  # noqa: F401
+    import numkong  # noqa: F401
+
+    import ckptool.convert.folders
+    import ckptool.convert.hypernetwork
+    import ckptool.verify.expect
+    import ckptool.verify.explain
+    import ckptool.verify.outcome  # noqa: F401
+
+    gc.set_threshold(500_000, 20, 20)
+
+
+def heard() -> bytes:
+    data = os.read(INPUT, BLOCK)
+    if not data:
+        raise Gone
+    return data
+
+
+def say(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(OUTPUT, view) :]
+
+
+def watched(job: Job) -> Ended:
+    """Fork, and wait for the end of the child or of its time."""
+    seconds = seconds_for(job)
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours)
+        child.run(job, seconds, theirs)
+    os.close(theirs)
+    try:
+        result, late = collected(ours, time.monotonic() + seconds)
+        if not late:
+            wait_a_little(pid)
+    finally:  # also when nobody waits for it any more
+        os.close(ours)
+        end(pid)
+        _, status, usage = os.wait4(pid, 0)
+    return Ended(result, late, status, usage.ru_maxrss << 10, usage.ru_utime + usage.ru_stime)
+
+
+def collected(pipe: int, deadline: float) -> tuple[bytes, bool]:
+    """What the child wrote until it closed the pipe, and whether its time ran out before."""
+    result = bytearray()
+    while len(result) <= child.MOST:
+        left = deadline - time.monotonic()
+        ready = select.select([pipe, INPUT], [], [], left)[0] if left > 0 else []
+        if not ready:
+            return b"", True
+        if INPUT in ready:
+            raise Gone
+        data = os.read(pipe, BLOCK)
+        if not data:
+            return bytes(result), False
+        result += data
+    return b"", False
+
+
+def wait_a_little(pid: int) -> None:
+    """Until the child has ended by itself, so that its own way to end is what is told."""
+    until = time.monotonic() + GRACE
+    pause = 0.0002
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def end(pid: int) -> None:
+    """The child and whatever it started; it leads a group of its own, as soon as it runs."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except OSError:
+            pass  # it has ended already, or leads no group yet
+
+
+if __name__ == "__main__":
+    main()

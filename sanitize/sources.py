@@ -1,0 +1,148 @@
+"""What is to be sanitized: files, folders and globs as a list of items, each with the name that it keeps."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from ckptool.convert.folders import is_index, shard_paths
+from ckptool.convert.scan import MODEL_ENDINGS
+from ckptool.errors import CkptoolError, UsageError
+from ckptool.text import escape
+
+SMALL_INDEX = 1 << 23
+"""Bytes of an index that is looked at before any child is: real ones have some 100 kB."""
+REMOTE = ("hf:", "https:", "http:", "s3:")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One model: a file, or the index of one in several files."""
+
+    path: Path
+    relative: str
+    """Its name in receipts: below the folder that was given, with slashes."""
+    listed: bool
+    """It was named itself: then it is never passed over."""
+    problem: str = ""
+    """Why it is refused without a look at it."""
+
+
+def items_of(sources: Sequence[Path], out: Path) -> list[Item]:
+    """Every item of the sources, in the order of their names; what lies below `out` is none.
+
+    Raises UsageError for a source that is not there, and for one that the output folder would mix with.
+    """
+    files: list[Path] = []
+    found: list[Item] = []
+    for source in sources:
+        for path in expand(source):
+            check_apart(path, out)
+            if path.is_dir():
+                found += walk(path, out)
+            else:
+                files.append(path)
+    found += listed(files)
+    unique = {os.path.abspath(item.path): item for item in reversed(found)}
+    return sorted(unique.values(), key=lambda item: item.relative)
+
+
+def expand(source: Path) -> list[Path]:
+    """The source itself, or what its pattern matches."""
+    if source.parts[:1] and source.parts[0] in REMOTE:
+        raise UsageError(f"{escape(str(source))}: only local files are sanitized", "download it first")
+    if os.path.lexists(source):
+        return [source]
+    matches = sorted(glob.glob(str(source), recursive=True)) if glob.has_magic(str(source)) else []
+    if not matches:
+        raise UsageError(f"{escape(str(source), 1000)}: there is no such file", "check the path")
+    return [Path(match) for match in matches]
+
+
+def check_apart(path: Path, out: Path) -> None:
+    """Raises UsageError when outputs would lie among the sources."""
+    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    if folder == out.resolve() or (not path.is_dir() and folder.is_relative_to(out.resolve())):
+        raise UsageError(
+            f"{escape(str(out), 1000)}: the output folder holds the source {escape(str(path), 1000)}",
+            "give another folder: sources are never touched",
+        )
+
+
+def listed(files: list[Path]) -> list[Item]:
+    """Files that were named: by their names alone where those differ, else by what their paths do not share."""
+    names = [path.name for path in files]
+    if len(set(names)) == len(files):
+        return [Item(path, path.name, True) for path in files]
+    whole = {os.path.abspath(path) for path in files}
+    common = os.path.commonpath([os.path.dirname(path) for path in whole])
+    return [Item(path, Path(os.path.relpath(os.path.abspath(path), common)).as_posix(), True) for path in files]
+
+
+def walk(root: Path, out: Path) -> Iterator[Item]:
+    """Every file below a folder that may be a model; what it is, its own process tells."""
+    apart = out.resolve()
+    unseen: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=unseen.append):
+        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() != apart)
+        taken: set[str] = set()
+        items: list[Item] = []
+        for name in sorted(names):
+            path = Path(folder, name)
+            if is_index(path) and path.is_file() and not path.is_symlink():
+                shards = shards_of(path)
+                taken |= shards
+                if shards:
+                    items.append(Item(path, below(path, root), True))
+            elif path.is_file() or path.suffix.lower() in MODEL_ENDINGS:
+                items.append(checked(path, root))
+        yield from (item for item in items if item.path.name not in taken)
+    for error in unseen:
+        path = Path(os.fsdecode(error.filename))
+        yield Item(path, below(path, root), True, f"cannot be looked into: {error.strerror}")
+
+
+def below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def shards_of(index: Path) -> set[str]:
+    """The names of the files that an index joins; empty where it is none that can be followed."""
+    try:
+        if index.stat().st_size > SMALL_INDEX:
+            return set()
+        shards = shard_paths(index)
+    except (CkptoolError, OSError):
+        return set()
+    return set() if any(shard.is_symlink() for shard in shards) else {shard.name for shard in shards}
+
+
+def checked(path: Path, root: Path) -> Item:
+    """A link that leads out of an upload may stand for a file of somebody else, so it is not followed."""
+    item = Item(path, below(path, root), False)
+    if not path.is_symlink():
+        return item
+    goal, inside = path.resolve(), [root.resolve()]
+    if root.parent.name == "snapshots":  # the cache of the Hub: links to the files of the same repository
+        inside.append(root.resolve().parent.parent / "blobs")
+    if any(goal.is_relative_to(folder) for folder in inside):
+        return item
+    return replace(item, listed=True, problem="is a link out of the folder that was given")
+
+
+def share(items: list[Item], shard: tuple[int, int] | None) -> list[Item]:
+    """The items of one shard of several: each is in exactly one, whatever the others are."""
+    if shard is None:
+        return items
+    mine, every = shard
+    return [item for item in items if number(item.relative) % every == mine - 1]
+
+
+def number(relative: str) -> int:
+    return int.from_bytes(sha256(os.fsencode(relative)).digest()[:8], "big")
+
+
+def is_parent(path: str, other: str) -> bool:
+    return PurePosixPath(path) in PurePosixPath(other).parents

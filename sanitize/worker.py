@@ -1,0 +1,155 @@
+"""A worker: one server process at a time, which is started again when somebody kills it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from ckptool.errors import CkptoolError, Refused
+from ckptool.report import SCHEMA_VERSION, Report
+from ckptool.sanitize.job import Job
+from ckptool.sanitize.limits import environment
+from ckptool.text import escape
+
+TRIES = 3
+"""Servers that may die under one file before it is told as crashed."""
+COMMAND = (sys.executable, "-m", "ckptool.sanitize.server")
+
+
+class Died(Exception):  # a message from a server's pipe to its worker, no error for people
+    """The server is gone, whatever its child did."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """Hands jobs to a server and turns its answers into reports."""
+
+    stopped: Callable[[], bool]
+    """Whether the run has ended: then a dead server is no reason to start another."""
+    server: "subprocess.Popen[bytes] | None" = None
+    network: bool | None = None
+    """Whether children can reach a network; None until one has been started."""
+    peak: int = field(default=0)
+    """The most memory that a child took, in bytes."""
+
+    def do(self, job: Job) -> Report:
+        """The report of one file, whatever becomes of the processes that look at it."""
+        for _ in range(TRIES):
+            try:
+                return self.report(job, *self.asked(job))
+            except Died:
+                self.close()
+                if self.stopped():
+                    break
+        return crashed(job, "its worker was killed, time and again", None)
+
+    def asked(self, job: Job) -> tuple[dict[str, Any], bytes]:
+        server = self.server or self.start()
+        assert server.stdin is not None
+        try:
+            server.stdin.write(json.dumps(job.data).encode() + b"\n")
+            server.stdin.flush()
+        except OSError as error:
+            raise Died from error
+        ended = self.line(server)
+        return ended, exactly(server.stdout, ended["size"])
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Raises Refused when no server comes up: then nothing at all can be done."""
+        self.server = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env=environment(),
+            start_new_session=True,  # an interrupt is for us, and ends them by the end of their input
+        )
+        try:
+            self.network = bool(self.line(self.server)["network"])
+        except Died as error:
+            raise Refused("no process for the files can be started", "the lines above say why") from error
+        return self.server
+
+    def line(self, server: "subprocess.Popen[bytes]") -> dict[str, Any]:
+        assert server.stdout is not None
+        try:
+            found = json.loads(server.stdout.readline() or b"null")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Died
+        return found
+
+    def close(self) -> None:
+        """End the server, and with it its child."""
+        if self.server is not None:
+            server, self.server = self.server, None
+            server.kill()  # first: then nobody waits in a read of its answer
+            server.wait()
+            for stream in (server.stdin, server.stdout):
+                try:
+                    if stream is not None:
+                        stream.close()
+                except OSError:
+                    pass  # what was written last reaches nobody
+
+    def report(self, job: Job, ended: dict[str, Any], result: bytes) -> Report:
+        self.peak = max(self.peak, ended["rss"])
+        usage = {"usage": {"cpu_seconds": round(ended["cpu"], 4), "memory": ended["rss"]}}
+        found = parsed(result) if ended["exit"] == 0 and ended["limit"] is None else {}
+        if isinstance(found.get("report"), dict):
+            return dict(found["report"]) | usage
+        if "crashed" in found:
+            return crashed(job, str(found["crashed"]), found.get("limit")) | usage
+        return crashed(job, *cause(ended)) | usage
+
+
+def exactly(stream: "IO[bytes] | None", size: int) -> bytes:
+    assert stream is not None
+    data = stream.read(size)
+    if len(data) < size:
+        raise Died
+    return data
+
+
+def parsed(result: bytes) -> dict[str, Any]:
+    """What a child says; one that was taken over may say anything."""
+    try:
+        found = json.loads(result)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def cause(ended: dict[str, Any]) -> tuple[str, str | None]:
+    """What ended a child, in words, and the limit that it was."""
+    if ended["limit"] is not None:
+        return f"its process went beyond its limit of {ended['limit']}", ended["limit"]
+    if ended["signal"]:
+        return f"its process was ended by {ended['signal']}", None
+    return "its process ended without a result", None
+
+
+def crashed(job: Job, what: str, limit: str | None) -> Report:
+    """The report of a file whose process did not come to an end of its own; what it had written is removed."""
+    try:
+        job.clear()
+    except (CkptoolError, OSError):
+        what += "; what it left could not be removed"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": job.shown,
+        "path": job.shown,
+        "output": None,
+        "action": "crashed",
+        "verdict": "refused",
+        "findings": [],
+        "parity": None,
+        "limit": limit,
+        "error": {
+            "message": f"{escape(job.shown, 1000)}: {escape(what, 400)}",
+            "hint": "do not trust the file; --max-memory, --max-output and --timeout allow more",
+        },
+    }
