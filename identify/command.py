@@ -51,7 +51,7 @@ def command(
     code = EXIT_OK
     for path in sources:
         try:
-            data = inspect(path, partial(bar, hidden=quiet or no_progress) if with_hash else None)
+            data = inspect(path, partial(bar, hidden=quiet or no_progress) if with_hash else None, verbose)
         except CkptoolError as error:
             code = max(code, error.exit_code)
             data = refusal_data(str(path), error)

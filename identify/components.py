@@ -62,6 +62,8 @@ def component_of(name: str, kind: str) -> str:
         return conditioner(rest)
     if first == "text_encoders":
         return "text_encoder_2" if rest.partition(".")[0] in SECOND_ENCODERS else "text_encoder"
+    if first == "transformer" and kind == "text-encoder":
+        return "text_encoder"  # OpenCLIP's own name; elsewhere it is what takes the noise away
     if first == "clip_g" and kind == "textual-inversion":
         return "text_encoder_2"
     if first == "first_stage_model" and rest.startswith("loss."):

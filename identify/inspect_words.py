@@ -17,6 +17,7 @@ def inspect_lines(report: Report, verbose: bool) -> Iterator[str]:
     yield f"{escape(report['path'], 1000)}  {headline(report)} ({report['format']})"
     branches = [
         ("components", list(component_lines(report))),
+        ("tensors", list(tensor_lines(report))),
         ("facts", list(fact_lines(report))),
         ("savings", list(saving_lines(report))),
         ("goes to", list(folder_lines(report, verbose))),
@@ -58,6 +59,12 @@ def component_lines(report: Report) -> Iterator[str]:
             f"{name:{names}} {bar(share)} {size(component['bytes']):>8}  {plural(component['tensors'], 'tensor')}, "
             f"{count(component['params'])} parameters, {', '.join(component['dtypes'])}"
         )
+
+
+def tensor_lines(report: Report) -> Iterator[str]:
+    """Each tensor, where all is asked for."""
+    for tensor in report.get("tensors", ()):
+        yield f"{escape(tensor['name'], 300)}  {tensor['dtype']} {tensor['shape']}"
 
 
 def bar(share: float, width: int = BAR) -> str:

@@ -28,8 +28,8 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 """Of so many bytes, under this name."""
 
 
-def inspect(path: Path, hashing: Progress | None = None) -> Report:
-    """The report of one source, with its hashes where `hashing` shows how far they are.
+def inspect(path: Path, hashing: Progress | None = None, listing: bool = False) -> Report:
+    """The report of one source, with its hashes where `hashing` shows how far they are, and its tensors if `listing`.
 
     Raises UsageError when there is nothing at `path`, Refused when it cannot be read.
     """
@@ -38,6 +38,8 @@ def inspect(path: Path, hashing: Progress | None = None) -> Report:
         sidecar = sidecar_of(path)
         identity = identify(plan, sidecar, folder_of(path) if path.is_dir() else None)
         report = report_of(str(path), plan, identity)
+        if listing:
+            report["tensors"] = [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in plan.tensors]
         if hashing is not None:
             report["hashes"] = hashes_data([r.source for r in plan.sources if isinstance(r.source, File)], hashing)
         return report

@@ -11,6 +11,7 @@ from ckptool.identify.adapters import modules
 from ckptool.identify.identify import identify
 from ckptool.identify.identity import Identity
 from ckptool.identify.quantised import quantised
+from ckptool.prune.aliases import closed, opened
 from ckptool.prune.ema import apply_ema
 from ckptool.prune.modules import remove_near_zero_modules
 from ckptool.prune.outcome import Outcome, fitted, leave_out
@@ -98,6 +99,7 @@ class Prune:
     def __call__(self, plan: Plan) -> Plan:
         """Raises UsageError for what the file does not have, Refused when another model would come out."""
         self.nbytes = plan.nbytes
+        plan, aliases = opened(plan)
         averaged = self.averaged(plan)
         # A file that held only averages shows what it is by the names that they got.
         before = identify(averaged if self.outcome.restored else plan)
@@ -106,7 +108,7 @@ class Prune:
             raise Refused("nothing would be left of it", "inspect says what is in it; choose less to leave out")
         new = self.changed(new, before)
         self.check_same(before, new)
-        return fitted(plan, new)
+        return fitted(plan, closed(new, aliases, self.outcome))
 
     def averaged(self, plan: Plan) -> Plan:
         """With the weights, their average, or both."""
@@ -161,13 +163,17 @@ class Prune:
 
         def step(plan: Plan) -> Plan:
             try:
-                return zeroed_plan(plan, kind, Zeroed(threshold, self.wishes.relative), self.folder)
+                return zeroed_plan(plan, kind, self.zeroed_by(threshold), self.folder)
             except Refused:
                 if kind not in ADAPTERS or self.wishes.threshold != "auto":
                     raise
                 return replace(plan, tensors=())
 
         return step
+
+    def zeroed_by(self, threshold: float) -> Zeroed:
+        """To be counted anew; what was read for the last one is not read again."""
+        return Zeroed(threshold, self.wishes.relative, roots=self.zeroed.roots if self.zeroed else {})
 
     def thresholded(self, plan: Plan, kind: str, zeroed: Zeroed) -> Plan:
         new = zeroed_plan(plan, kind, zeroed, self.folder)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ckptool.convert.gather import pieces
+from ckptool.convert.sums import base_of
 from ckptool.convert.writer import unpacked
 from ckptool.errors import Refused, UsageError
 from ckptool.identify.components import component_of
 from ckptool.prune.zeroing import BLOCK, TOP, Tally, squared, total, zeroing
-from ckptool.tensor import BITS, Change, Mapped, Plan, Tensor
+from ckptool.tensor import BITS, Change, Inline, Mapped, Plan, Tensor
 from ckptool.text import plural
 
 TARGETS = frozenset({"unet", "text_encoder", "text_encoder_2"})
@@ -34,6 +35,8 @@ class Zeroed:
     threshold: float
     relative: bool
     tallies: dict[str, Tally] = field(default_factory=dict)
+    roots: dict[str, float] = field(default_factory=dict)
+    """Where it is relative: the RMS of each target."""
     modules: int | None = None
     """Of an adapter: how many modules without effect were left out; its other values stay as they are."""
 
@@ -56,14 +59,17 @@ def is_protected(part: str) -> bool:
 
 def near_zero(plan: Plan, kind: str, zeroed: Zeroed, folder: Path) -> Plan:
     """The plan with a change on every target. `folder` takes what has to be inflated for a first reading."""
+    if zeroed.relative and not zeroed.roots and kind in KINDS:
+        targets = (tensor for tensor in plan.tensors if is_target(tensor, component_of(tensor.name, kind)))
+        zeroed.roots.update(root_mean_squares(targets, folder))
     changes: dict[tuple[str, str, float], Change] = {}
     tensors: list[Tensor] = []
     for tensor in plan.tensors:
-        component = component_in(tensor.name, kind)
+        component = component_of(tensor.name, kind)
         if kind not in KINDS or not is_target(tensor, component):
             tensors.append(tensor)
             continue
-        limit = zeroed.threshold * (root_mean_square(tensor, folder) if zeroed.relative else 1.0)
+        limit = zeroed.threshold * (zeroed.roots[tensor.name] if zeroed.relative else 1.0)
         if limit > 0 and isfinite(limit):
             # One change for the same limit, so that tied tensors are seen to be tied.
             key = (component, tensor.dtype, limit)
@@ -75,34 +81,42 @@ def near_zero(plan: Plan, kind: str, zeroed: Zeroed, folder: Path) -> Plan:
     return replace(plan, tensors=tuple(tensors))
 
 
-def component_in(name: str, kind: str) -> str:
-    """The component, where OpenCLIP standing alone is no transformer that denoises."""
-    component = component_of(name, kind)
-    return "text_encoder" if kind == "text-encoder" and component == "unet" else component
+def root_mean_squares(targets: Iterable[Tensor], folder: Path) -> dict[str, float]:
+    """Of each tensor; those of one deflated record together, so that it is inflated once."""
+    groups: dict[object, list[Tensor]] = {}
+    for tensor in targets:
+        base = base_of(tensor.data)
+        packed = not isinstance(base, Inline) and base.record.packed is not None
+        key = (id(base.record.source), base.record.offset) if packed else tensor.name
+        groups.setdefault(key, []).append(tensor)
+    found: dict[str, float] = {}
+    for group in groups.values():
+        with ExitStack() as stack:
+            for tensor in unpacked(tuple(group), folder, stack):
+                found[tensor.name] = root_mean_square(tensor)
+    return found
 
 
-def root_mean_square(tensor: Tensor, folder: Path) -> float:
+def root_mean_square(tensor: Tensor) -> float:
     """Of a tensor's finite values, in F64; 0 when there are none, infinity when they are too large for that."""
     import numpy
 
     squares, count = 0.0, 0
-    for block in blocks(tensor, folder):
+    for block in blocks(tensor):
         squares += total(squared(block, tensor.dtype))
         count += int(numpy.count_nonzero(block < block.dtype.type(TOP[tensor.dtype])))
     return sqrt(squares / count) if count else 0.0
 
 
-def blocks(tensor: Tensor, folder: Path) -> Iterator[Any]:
-    """The magnitudes of a tensor, as bits, block by block."""
+def blocks(tensor: Tensor) -> Iterator[Any]:
+    """The magnitudes of a tensor that is not packed, as bits, block by block."""
     import numpy
 
     width = BITS[tensor.dtype] // 8
-    with ExitStack() as stack:
-        (readable,) = unpacked((tensor,), folder, stack)
-        for _, piece in pieces(readable.data):
-            whole = numpy.frombuffer(piece, f"<u{width}")
-            for start in range(0, len(whole), BLOCK):
-                yield whole[start : start + BLOCK] & whole.dtype.type((1 << (8 * width - 1)) - 1)
+    for _, piece in pieces(tensor.data):
+        whole = numpy.frombuffer(piece, f"<u{width}")
+        for start in range(0, len(whole), BLOCK):
+            yield whole[start : start + BLOCK] & whole.dtype.type((1 << (8 * width - 1)) - 1)
 
 
 def rehearse(tensors: Iterable[Tensor], folder: Path) -> None:

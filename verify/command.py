@@ -16,6 +16,7 @@ from ckptool.errors import EXIT_NO_PARITY, CkptoolError, UsageError
 from ckptool.hashes import sha256_of
 from ckptool.options import reporting
 from ckptool.progress import bar
+from ckptool.prune.aliases import opened
 from ckptool.report import SCHEMA_VERSION, Report, check_report, to_json, write_report
 from ckptool.verify.expect import check_number, read_expectation
 from ckptool.verify.explain import explain
@@ -126,7 +127,9 @@ def verify(original: Path, candidate: Path, options: dict[str, Any]) -> "tuple[R
         return bar(total, "tensors", options["quiet"] or options["no_progress"])
 
     with ExitStack() as stack:
-        plans = read(original, stack), read(candidate, stack)
+        theirs = read(candidate, stack)
+        ours, _ = opened(read(original, stack), {tensor.name for tensor in theirs.tensors})
+        plans = ours, theirs
         explanation = explain(*plans, expected, watch, histograms)
         results, pictures = ({}, {}) if options["tensors_only"] else denoised(*plans, explanation, options)
         for plan in plans:

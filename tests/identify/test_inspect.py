@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from fixtures.models import hypernetwork, lightning, state_dict, textual_inversion
 from fixtures.tensors import of
 from fixtures.torchfile import save_legacy, save_zip
+from tests.convert.converting import ckptool
 from tests.identify.fitting import stored, tensors
 from tests.identify.inspecting import inspected, written
 
@@ -244,3 +245,13 @@ def test_settings_that_are_no_settings_are_passed_over(tmp_path: Path, text: str
     (path / "scheduler" / "scheduler_config.json").write_text(text)
     (path / "model_index.json").write_text(text)
     assert inspected(path)["base"] == "sd2"
+
+
+def test_every_tensor_is_listed_when_all_is_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, {f"layer.{n}.weight": torch.zeros(2, n) for n in range(40)})
+    assert "tensors" not in inspected(path)
+    listed = inspected(path, "-v")["tensors"]
+    assert listed[3] == {"name": "layer.11.weight", "dtype": "F32", "shape": [2, 11]}
+    lines = ckptool("inspect", path, "-v").out
+    assert all(f"layer.{n}.weight  F32 [2, {n}]" in lines for n in range(40))
+    assert "layer.11.weight" not in ckptool("inspect", path).out

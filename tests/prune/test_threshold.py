@@ -5,12 +5,14 @@ import zipfile
 from math import inf, isnan, nextafter, sqrt
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
 from ckptool.convert.numbers import decoded
+from ckptool.prune import threshold
 from ckptool.prune.threshold import is_target
 from ckptool.prune.zeroing import NAN, TOP, Tally, limit_bits, zeroing
 from ckptool.tensor import BITS, Inline, Tensor
@@ -18,6 +20,7 @@ from fixtures.models import state_dict
 from fixtures.tensors import noise, of
 from fixtures.torchfile import save_zip
 from tests.convert.converting import Tensors, ckptool, contents, equal
+from tests.convert.test_archives import rezip
 from tests.prune.pruning import EMPTY, checkpoint, prune, refused, saved
 
 THRESHOLDS = (1e-3, 0.03, 0.5, 1.0, 2.0**-14, 2.0**-24, 5e-324, 448.0, 1e30, 1e308)
@@ -328,3 +331,16 @@ def test_nothing_else_in_the_file_changes(tmp_path: Path) -> None:
     path, tensors = checkpoint(tmp_path, "sdxl-base", 64, **odd)
     pruned = prune(path, "--threshold", 10)
     assert all(contents(pruned.tensors[name]) == tensors[name].tobytes() for name in odd)
+
+
+def test_a_deflated_record_is_inflated_once_for_all_tensors_in_it(tmp_path: Path) -> None:
+    path, values = tmp_path / "m.ckpt", unet()
+    one = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    values |= {WEIGHT.replace("to_k", name): one[index * 16 :][:16] for index, name in enumerate(("to_q", "to_k"))}
+    torch.save(values, path)
+    rezip(path.read_bytes(), path, compression=zipfile.ZIP_DEFLATED)
+    with patch.object(threshold, "unpacked", wraps=threshold.unpacked) as inflating:
+        prune(path, "--threshold", "0.1", "--relative")
+    groups = [[tensor.name for tensor in call.args[0]] for call in inflating.call_args_list]
+    assert [WEIGHT.replace("to_k", "to_q"), WEIGHT] in [sorted(group, reverse=True) for group in groups]
+    assert sum(WEIGHT in group for group in groups) == 1
