@@ -19,6 +19,7 @@ from ckptool.hashes import sha256_of
 from ckptool.options import Options
 from ckptool.progress import bar
 from ckptool.report import Report, check_report, plan_data, refusal_data, to_json, write_report
+from ckptool.report_lines import lines_section
 from ckptool.tensor import Plan
 from ckptool.words import plan_lines, result_lines
 
@@ -77,7 +78,7 @@ def transform(source: Path, destination: Path | None, work: Work, options: Optio
 def tell(plan: Plan, data: Report, work: Work, options: Options) -> None:
     """The report in every form that was asked for."""
     if options.report:
-        write_report(options.report, [data], True)
+        write_report(options.report, [data], True, lines_section(work.lines))
     if options.as_json:
         click.echo(to_json([data], True))
     if not options.quiet:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from ckptool.report_lines import lines_section
 from ckptool.report_page import to_html, to_markdown
 from ckptool.report_sarif import to_sarif
 
@@ -37,3 +38,13 @@ def test_a_page_of_several_files_says_how_many_came_out_how() -> None:
 def test_a_message_of_sarif_holds_no_link() -> None:
     log = json.loads(to_sarif([report("a", CALL)]))
     assert "](" not in log["runs"][0]["results"][0]["message"]["text"]
+
+
+def test_what_a_command_tells_stands_in_both_reports_as_text_and_in_its_order() -> None:
+    def lines(_: dict[str, Any], verbose: bool) -> list[str]:
+        return ["  cast <b>", "    kept: [x](y)", *(["    all"] if verbose else []), "  done"]
+
+    sections = lines_section(lines)
+    page = to_html([report("a", "x()")], sections)
+    assert "<ul><li>cast &lt;b&gt;</li><ul><li>kept: [x](y)</li><li>all</li></ul><li>done</li></ul>" in page
+    assert "- cast \\<b\\>\n  - kept: \\[x\\](y)\n  - all\n- done\n" in to_markdown([report("a", "x()")], sections)
