@@ -151,7 +151,7 @@ def denoised(
     """The second level, on the tensors that the candidate was made from: an average in the place of its weights."""
     from ckptool.verify.denoise import Settings, denoise
 
-    if not explanation.compared and not explanation.rank:
+    if not (explanation.compared or explanation.rank or explanation.other_naming):
         return {}, {}
     settings = Settings(options["steps"], options["size"], options["seed"], options["device"], options["base"])
     meant = replace(original, tensors=explanation.meant)

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from math import prod
 
 from ckptool.convert.crew import Advance
 from ckptool.convert.inflate import check_crc
 from ckptool.convert.sums import left_over
 from ckptool.identify.ema import Ema, find_ema
 from ckptool.identify.identify import identify
+from ckptool.identify.naming import targets
 from ckptool.prune.select import part_of
 from ckptool.tensor import Plan, Tensor
 from ckptool.verify.beside import is_marker, is_repair, scales_of, underfilled
@@ -90,7 +92,8 @@ class Explainer:
         self.tell_new()
         self.tell_losses()
         self.name_swaps()
-        self.found.meant = self.meant()
+        self.found.other_naming = in_other_names(self.original, self.candidate, self.matching)
+        self.found.meant = self.original.tensors if self.found.other_naming else self.meant()
         return self.found
 
     # --- before anything is read -------------------------------------------------------------------------------
@@ -268,6 +271,19 @@ class Explainer:
             if tensor.name in missing or tensor.name in parts:
                 tensors.setdefault(tensor.name, tensor)
         return tuple(tensors.values())
+
+
+def in_other_names(original: Plan, candidate: Plan, matching: Matching) -> bool:
+    """Whether most layers of one are in the other with the same shapes, but under LDM's names or those of diffusers."""
+    if len(matching.pairs) > len(matching.new):
+        return False
+    before, after = ({(t.component, t.name): t for t in targets(plan.tensors)} for plan in (original, candidate))
+    same = [
+        key
+        for key in before.keys() & after.keys()
+        if before[key].source != after[key].source and prod(before[key].shape) == prod(after[key].shape)
+    ]
+    return len(same) * 2 > min(len(before), len(after))
 
 
 def without(plan: Plan, names: frozenset[str]) -> Plan:

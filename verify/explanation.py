@@ -60,6 +60,8 @@ class Explanation:
     """Component -> tensors, explained."""
     meant: tuple[Tensor, ...] = ()
     """The original as the candidate should be but for rounding: the tensors that it was made from, by its own names."""
+    other_naming: bool = False
+    """The two name the same layers in other ways, LDM's and that of diffusers: their tensors were not paired."""
     made_zero: dict[str, int] = field(default_factory=dict)
     """Explained tensors whose values became zero -> how many."""
     compared: int = 0

@@ -39,6 +39,7 @@ def report_of(
         "parity": parity,
         "verdict": "parity" if parity else "no parity",
         "different_models": different(explanation),
+        "other_naming": explanation.other_naming,
         "tensors": explanation.data,
         "denoise": denoise,
         "overflow": overflow(results),
@@ -51,7 +52,7 @@ def report_of(
 def different(explanation: Explanation) -> bool:
     """So much is unexplained that no single tensor is worth a word."""
     every = sum(int(part["tensors"]) for part in explanation.components.values())
-    return len(explanation.unexplained) > max(DIFFERENT * every, 1)
+    return not explanation.other_naming and len(explanation.unexplained) > max(DIFFERENT * every, 1)
 
 
 def weights_beyond(explanation: Explanation, max_error: float | None) -> list[str]:

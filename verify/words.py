@@ -23,6 +23,8 @@ def verdict(report: Report) -> str:
         same = every == tensors["identical"] and not tensors["dropped"]
         says = f"{candidate} holds {original} to the bit" if same else f"all of {candidate} is explained by {original}"
         return f"parity: {says}{', and draws the same' if denoise else ''}"
+    if report["other_naming"]:
+        return f"no parity: {candidate} names its layers another way than {original}, tensors cannot be paired"
     if report["different_models"]:
         return f"no parity: {candidate} and {original} are different models"
     if unexplained:

@@ -118,8 +118,9 @@ def inferred(zeroed: list[Looked], looked: list[Looked], measures: dict[str, Mea
     """A threshold, absolute or relative, that explains every zero and every value that is none."""
     stray = [item for item in zeroed if not item.is_target]
     if stray:
-        rest = [[item for item in items if item.is_target] for items in (zeroed, looked)]
-        judgement = inferred(*rest, measures) if rest[0] else Judgement()
+        rest = [item for item in zeroed if item.is_target]
+        targets = [item for item in looked if item.is_target]
+        judgement = inferred(rest, targets, measures) if rest else Judgement()
         why = "values became zero in a tensor that no threshold is for"
         judgement.refused |= {item.name: f"{item.total.zeroed:,} {why}; {STATE_IT}" for item in stray}
         return judgement

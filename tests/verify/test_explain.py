@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fixtures.manifests import names
+from tests.convert.converting import ckptool
 from tests.verify.verifying import Tensors, changed, checkpoint, parity, plain, unexplained, verify
 
 ARCHITECTURES = [name for name in names() if not name.startswith(("hypernetwork", "textual-inversion"))]
@@ -159,14 +160,21 @@ def test_a_model_of_another_architecture_is_one_sentence(original: Path, tmp_pat
     assert len(ran.err.splitlines()) < 40
 
 
-def test_a_tied_tensor_is_compared_with_the_one_that_the_metadata_name(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def test_names_of_diffusers_beside_those_of_ldm_are_called_that(tmp_path: Path) -> None:
+    source = plain(tmp_path / "ldm.safetensors", "vae")
+    ran, report = verify(source, plain(tmp_path / "diffusers.safetensors", "diffusers-vae"))
+    assert ran.code == 4
+    assert report["other_naming"]
+    assert not report["different_models"]
+    assert "names its layers another way" in ran.err.splitlines()[0]
+    assert len(ran.err.splitlines()) < 40
+    assert not verify(source, source)[1]["other_naming"]
 
+
+def test_a_tied_tensor_is_compared_with_the_one_that_the_metadata_name(tmp_path: Path) -> None:
     weight = torch.randn(4, 4)
     source = tmp_path / "tied.bin"
     torch.save({"lm.weight": weight, "embed.weight": weight, "other": torch.randn(3)}, source)
-    from tests.convert.converting import ckptool
-
     alias = tmp_path / "alias.safetensors"
     assert ckptool("convert", source, alias, "--tied", "alias", "-q").code == 0
     assert [item["name"] for item in parity(source, alias)["dropped"]] == ["lm.weight"]
