@@ -140,6 +140,11 @@ class Explainer:
             unit = " of the RMS of each tensor" if judgement.relative else ""
             found.inferred.append(f"values up to {judgement.threshold:.4g}{unit} became zero: a threshold near that")
 
+    @property
+    def threshold(self) -> float:
+        """The one that was found at work, where it is the same for all tensors; else 0."""
+        return 0.0 if self.found.relative else self.found.threshold or 0.0
+
     def tell(self, item: Item) -> None:
         candidate = item.pair.candidate
         repaired = is_repair(item.pair.sources[0].tensor, candidate)
@@ -151,7 +156,9 @@ class Explainer:
             return
         item.why = item.why or self.unexpected(item) or (underfilled(item) if item.name in self.scales else "")
         if item.why:
-            self.unexplained(item.name, item.component, item.why, first_of(item) if item.comparisons else None)
+            self.unexplained(
+                item.name, item.component, item.why, first_of(item, self.threshold) if item.comparisons else None
+            )
         else:
             self.found.count(item.component, True)
             self.tell_explained(item)
@@ -251,7 +258,7 @@ class Explainer:
     def name_swaps(self) -> None:
         names = {item.name for item in self.found.unexplained if item.why in (DIFFERS, NEW)}
         wrong = [tensor for tensor in self.candidate.tensors if tensor.name in names]
-        holds = held_instead(wrong, self.original.tensors, self.spool)
+        holds = held_instead(wrong, self.original.tensors, self.spool, self.threshold)
         self.found.unexplained = [
             replace(item, why=f"holds the values of {holds[item.name]}")
             if item.name in holds and item.name in names
@@ -299,14 +306,14 @@ def trouble(total: Counts) -> str:
     return "the sign of zeros changed" if total.signs and not total.zeroed else ""
 
 
-def first_of(item: Item) -> Data | None:
+def first_of(item: Item, threshold: float) -> Data | None:
+    """Of what is not explained: zeros that a threshold explains elsewhere count only where nothing else is off."""
     total = item.total
-    first = min(
-        (found for found in (total.first, total.first_zeroed, total.first_sign) if found is not None),
-        key=lambda found: found.index, default=None,
-    )  # fmt: skip
-    differing = total.wrong + total.zeroed + total.signs
-    largest = max(total.max_abs, total.largest_zeroed)
+    aside = bool(total.wrong) and total.largest_zeroed <= threshold
+    found = [total.first] if aside else [total.first, total.first_zeroed, total.first_sign]
+    first = min((one for one in found if one is not None), key=lambda one: one.index, default=None)
+    differing = total.wrong if aside else total.wrong + total.zeroed + total.signs
+    largest = total.max_abs if aside else max(total.max_abs, total.largest_zeroed)
     return difference_data(first, item.pair.candidate.shape, differing, item.comparison.elements, largest)
 
 

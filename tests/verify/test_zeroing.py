@@ -113,6 +113,25 @@ def test_a_wrong_value_among_zeroed_ones_is_found(original: Path, tmp_path: Path
         assert list(unexplained(original, candidate, *options)) == [WEIGHT]
 
 
+@pytest.mark.parametrize("cast", [False, True])
+def test_a_swap_is_named_among_zeroed_values_too(original: Path, tmp_path: Path, cast: bool) -> None:
+    target, _ = made("prune", original, tmp_path / "p.safetensors", "--threshold", "1e-3")
+    if cast:
+        target, _ = made("fp16", target, tmp_path / "h.safetensors")
+    other = WEIGHT.replace("to_q", "to_k")
+
+    def change(tensors: Tensors) -> None:
+        tensors[WEIGHT], tensors[other] = tensors[other], tensors[WEIGHT]
+
+    candidate = changed(target, tmp_path / "s.safetensors", change)
+    for options in ((), ("--threshold", "1e-3")):
+        found = unexplained(original, candidate, *options)
+        assert {name: item["why"] for name, item in found.items()} == {
+            WEIGHT: f"holds the values of {other}",
+            other: f"holds the values of {WEIGHT}",
+        }
+
+
 def test_a_zero_of_another_sign_is_a_difference(tmp_path: Path) -> None:
     source = changed(plain(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", lambda t: zero(t, 0.0))
     other = changed(source, tmp_path / "c.safetensors", lambda t: zero(t, -0.0))
