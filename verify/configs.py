@@ -27,7 +27,6 @@ HEAD = 64
 HEADS = 8
 """Attention heads of SD1 and of the upscaler, whatever the width."""
 GROUPS = 32
-VAE_LAYERS = 2
 
 
 class Unknown(Exception):

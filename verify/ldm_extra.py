@@ -88,11 +88,3 @@ def renamed(component: str, weights: Weights) -> Weights:
             name = "class_" + name.removeprefix("add_")
         made["class_embedding.weight" if name == "label_emb.weight" else name] = weight
     return made
-
-
-def layer_names(weights: Weights) -> dict[str, str]:
-    """The layer of each weight as the file spells it, by its canonical name."""
-    return {
-        name.rpartition(".")[0]: weight.tensor.name.rpartition(".")[0] or weight.tensor.name
-        for name, weight in weights.items()
-    }

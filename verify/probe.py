@@ -1,7 +1,6 @@
 """Watches a network while it runs: what every block gives, and the largest value of every layer."""
 
 import re
-from collections.abc import Iterable
 from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +127,3 @@ def own_name(layer: str, names: dict[str, str]) -> str:
         head, _, last = head.rpartition(".")
         rest = f".{last}{rest}"
     return f"{names[head]}{rest}" if head else layer
-
-
-def overflowing(values: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
-    """Layers that half precision has no number for, the largest first."""
-    found = [(layer, value) for layer, value in values if value > HALF_MAX]
-    return [{"layer": layer, "max_activation": value} for layer, value in sorted(found, key=lambda item: -item[1])]
