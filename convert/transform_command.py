@@ -21,7 +21,7 @@ from ckptool.progress import bar
 from ckptool.report import Report, check_report, plan_data, refusal_data, to_json, write_report
 from ckptool.report_lines import lines_section
 from ckptool.tensor import Plan
-from ckptool.words import plan_lines, result_lines
+from ckptool.words import naming, plan_lines, result_lines
 
 
 def nothing_more(_: Plan) -> Report:
@@ -60,7 +60,8 @@ def transform(source: Path, destination: Path | None, work: Work, options: Optio
         with ExitStack() as stack:
             plan = read(source, stack)
             check_destination(target, plan, options.force or options.dry_run)
-            plan = work.step(plan)
+            with naming(source):
+                plan = work.step(plan)
             if options.tied == "alias" and target.suffix != PT:
                 plan = alias(plan)
             output, plan = finish(plan, source, target, limit, work, options)

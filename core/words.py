@@ -1,13 +1,28 @@
 """What commands tell people about a plan and its result, as lines of text."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+from ckptool.errors import CkptoolError
 from ckptool.report import Report
 from ckptool.tensor import Dropped, Finding, Plan
 from ckptool.text import escape, plural, size
 
 SHOWN = 10
 FEW = 3
+
+
+@contextmanager
+def naming(source: Path) -> Iterator[None]:
+    """An error within is about this file and says so, if it did not already."""
+    label = escape(str(source), 1000)
+    try:
+        yield
+    except CkptoolError as error:
+        if not error.message.startswith(label):
+            error.message = f"{label}: {error.message}"
+        raise
 
 
 def result_lines(plan: Plan, report: Report, verbose: bool) -> Iterator[str]:

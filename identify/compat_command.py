@@ -25,6 +25,7 @@ from ckptool.identify.compat_words import (
 from ckptool.identify.place import identified
 from ckptool.options import reporting
 from ckptool.report import SCHEMA_VERSION, Report, check_report, refusal_data, to_json, write_report
+from ckptool.words import naming
 
 COLOURS = {FITS: "green", FITS_NOT: "red"}
 
@@ -54,7 +55,8 @@ def command(checkpoint: Path, addons: tuple[Path, ...], **options: Any) -> None:
         with ExitStack() as stack:
             plan = read(checkpoint, stack)
             identity = identified(checkpoint, plan)
-            base = checkpoint_of(plan, identity)
+            with naming(checkpoint):
+                base = checkpoint_of(plan, identity)
     except CkptoolError as error:
         deliver([refusal_data(str(checkpoint), error.message, error.hint)], options)
         raise
@@ -77,7 +79,8 @@ def check(checkpoint: Checkpoint, path: Path, options: dict[str, Any]) -> tuple[
         with ExitStack() as stack:
             plan = read(path, stack)
             identity = identified(path, plan)
-            fit = compat(checkpoint, plan, identity)
+            with naming(path):
+                fit = compat(checkpoint, plan, identity)
     except CkptoolError as error:
         click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
         return refused_data(str(path), error), error.exit_code

@@ -16,11 +16,12 @@ class Spool:
     def __init__(self, folder: Path | None) -> None:
         self.size = 0
         self.label = "new factors"
+        self.folder = folder
         try:
             # Closed when nothing refers to it any more: the tensors of the plan do, until they are written.
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise unwritable(error) from error
+            raise unwritable(error, folder) from error
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -30,7 +31,7 @@ class Spool:
         try:
             write_at(self.fileno(), data, self.size)
         except OSError as error:
-            raise unwritable(error) from error
+            raise unwritable(error, self.folder) from error
         record = Record(self, self.size, len(data))
         self.size += len(data)
         return Span(record, 0, len(data))
@@ -46,6 +47,8 @@ class Spool:
             done += count
 
 
-def unwritable(error: OSError) -> Unwritable:
+def unwritable(error: OSError, folder: Path | None) -> Unwritable:
     hint = "make room in the folder for temporary files, or name another one in TMPDIR"
+    if folder is not None:
+        hint = "make room in the output's folder, where they lie until it is written, or write to another one"
     return Unwritable(f"new factors cannot be written: {error.strerror or error}", hint)

@@ -394,9 +394,12 @@ def test_a_refused_addon_gives_3_and_the_others_are_still_looked_at(files: Path,
 
 
 def test_a_checkpoint_is_no_addon_and_a_lora_no_checkpoint(files: Path) -> None:
-    assert run(files, "sd1", "sd1").code == 3
+    ran = run(files, "sd1", "sd1", "lora-kohya-sd1")
+    assert ran.code == 3
+    assert f"error: {files / 'sd1.safetensors'}: a file of the kind 'checkpoint' is no addon" in ran.err
     ran = run(files, "lora-kohya-sd1", "sd1")
     assert (ran.code, len(ran.err.splitlines())) == (3, 2)
+    assert ran.err.startswith(f"error: {files / 'lora-kohya-sd1.safetensors'}: ")
     assert "give the checkpoint first" in ran.err
 
 

@@ -62,6 +62,14 @@ def test_a_diffusers_folder(tmp_path: Path) -> None:
     assert list(prune(folder, "--only", "vae").tensors) == ["conv_in.weight"]
 
 
+@pytest.mark.parametrize("options", [["--ema", "use"], ["--only", "vae"], ["--drop", "*"], ["--rank", "4"]])
+def test_a_refusal_names_the_file_once(tmp_path: Path, options: list[str]) -> None:
+    path = saved({"a": torch.ones(1)}, tmp_path)
+    ran = ckptool("prune", path, *options)
+    assert ran.err.startswith(f"error: {path}: ")
+    assert ran.err.count(str(path)) == 1
+
+
 def test_the_sidecar_comes_along(tmp_path: Path) -> None:
     path = saved({"a": torch.ones(1)}, tmp_path)
     path.with_suffix(".yaml").write_text("model: {}\n")
