@@ -142,12 +142,12 @@ def components(report: Report) -> str:
     """A row for each component, with how much of it is explained and what its outputs say."""
     parts, outputs = report["tensors"]["components"], report["denoise"]
     names = ordered([*parts, *outputs])
-    head = "".join(f"<th>{title}" for title in HEAD[: None if outputs else 1])
+    head = "".join(f"<th>{title}</th>" for title in HEAD[: None if outputs else 1])
     body = "".join(component_row(name, parts.get(name), outputs.get(name), bool(outputs)) for name in names)
     lines = [line.strip() for line in (*happened(report["tensors"], False), *metadata_lines(report["metadata"], False))]
     listed = "".join(f"<li>{escape(line[:1].upper() + line[1:])}</li>" for line in lines)
     return (
-        f'<section class="summary"><table class="components"><thead><tr><th>Component{head}</tr></thead>'
+        f'<section class="summary"><table class="components"><thead><tr><th>Component</th>{head}</tr></thead>'
         f'<tbody>{body}</tbody></table><ul class="happened">{listed}</ul></section>'
     )
 

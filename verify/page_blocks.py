@@ -23,7 +23,7 @@ def blocks_section(report: Report) -> str:
     return section(
         "blocks",
         "Error along the network",
-        "How far the output of each block is from the original’s at the first step, |difference| / |original| "
+        "How far the output of each block is from the original's at the first step, |difference| / |original| "
         "(relative L2), from where the network begins to where it ends.",
         cards(chart(name, shown[name], scale) for name in ordered(shown)),
         [("limit", "what the component as a whole may be off by")],
@@ -53,7 +53,7 @@ def row_lines(blocks: list[tuple[str, float]], scale: Log, limit: float) -> Iter
             marks.append(line((places[at - 1] + here) / 2, 0, here, middle, "path"))
         if at + 1 < len(blocks):
             marks.append(line(here, middle, (here + places[at + 1]) / 2, ROW, "path"))
-        kind = "none" if error == 0 else "over" if limit and not error <= limit else "mark"
+        kind = "none" if error == 0 else "over" if not error <= limit else "mark"
         marks.append(dot(here, middle, kind))
         yield (
             f'<li><span class="name" title="{escape(name)}">{escape(name)}</span>'
@@ -69,11 +69,11 @@ def ticks(scale: Log) -> Iterator[str]:
 def outputs(item: Report) -> str:
     """The figures of each output: of every timestep, of encoding and decoding, of each layer that is used."""
     rows = "".join(
-        f"<tr><th>{escape(step['name'])}<td>{number(step['relative_l2'])}<td>{decibels(step['psnr'])}"
-        f"<td>{number(step['max_abs'])}</tr>"
+        f"<tr><th>{escape(step['name'])}</th><td>{number(step['relative_l2'])}</td><td>{decibels(step['psnr'])}</td>"
+        f"<td>{number(step['max_abs'])}</td></tr>"
         for step in item["steps"]
     )
-    head = "<thead><tr><th>Output<th>Off by<th>PSNR<th>Largest error</tr></thead>"
+    head = "<thead><tr><th>Output</th><th>Off by</th><th>PSNR</th><th>Largest error</th></tr></thead>"
     return (
         f'<details class="more"><summary>Its {len(item["steps"]):,} outputs</summary>'
         f'<table class="outputs">{head}{rows}</table></details>'

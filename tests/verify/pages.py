@@ -14,14 +14,18 @@ QUICK = ("--steps", "1", "--size", "8")
 Attributes = dict[str, str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
     """An element, with the text in it and in all below it."""
 
     tag: str
     attributes: Attributes
     parents: tuple["Node", ...]
-    text: str = ""
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
 
     def within(self, tag: str, **wanted: str) -> bool:
         return any(
@@ -30,7 +34,7 @@ class Node:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Page:
     """Its elements in the order that they begin."""
 
@@ -43,11 +47,12 @@ class Page:
 
     def rows(self, group: str) -> list[list[str]]:
         """The cells of the rows of one group of tensors."""
-        heading = next((n for n in self.all("details", "group") if group == self.heading(n)), None)
-        if heading is None:
-            return []
-        rows = [n for n in self.all("tr") if heading in n.parents]
-        return [[cell.text for cell in self.all("td") if row in cell.parents] for row in rows]
+        inside = next((n for n in self.all("details", "group") if group == self.heading(n)), None)
+        rows: dict[Node, list[str]] = {}
+        for cell in self.all("td"):
+            if inside in cell.parents:
+                rows.setdefault(cell.parents[-1], []).append(cell.text)
+        return list(rows.values())
 
     def heading(self, group: Node) -> str:
         return next(n.text for n in self.all("b") if group in n.parents)
@@ -84,8 +89,6 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in VOID:
             return
-        while self.open and self.open[-1].tag in ("th", "td") and tag in ("tr", "thead"):
-            self.open.pop()  # the end of a cell may be left out
         assert self.open, f"</{tag}> closes nothing"
         assert self.open.pop().tag == tag
 
@@ -94,7 +97,7 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         for node in self.open:
-            node.text += data
+            node.parts.append(data)
 
 
 def read_page(path: Path) -> Page:
