@@ -204,6 +204,7 @@ class Prune:
             "renamed": [{"from": old, "to": new} for old, new in (*outcome.exchanged, *outcome.renamed)],
             "removed": {group: {"tensors": n, "bytes": nbytes} for group, (n, nbytes) in outcome.groups.items()},
             "bytes_before": self.nbytes,
+            "bytes_after": plan.nbytes,
             "repaired": repaired_data(self.repaired),
         }
         if self.zeroed is not None:
@@ -233,9 +234,11 @@ class Prune:
             yield f"    {found} {moved(report['max_error'])}"
         if self.ranks is not None:
             yield from rank_lines(report, verbose)
-        if self.nbytes:
-            now = report["output"]["bytes"]
-            yield f"  {size(self.nbytes)} before, {size(now)} now ({now / self.nbytes:.0%})"
+        before, now = report["bytes_before"], report["bytes_after"]
+        if before == now and not report["dropped"]:
+            yield "  nothing in it that inference does not need"
+        elif before:
+            yield f"  tensors: {size(before)} before, {size(now)} now ({now / before:.0%})"
 
 
 def zeroed_plan(plan: Plan, kind: str, zeroed: Zeroed, folder: Path) -> Plan:

@@ -164,7 +164,7 @@ def zeroed_lines(data: dict[str, dict[str, Any]], zeroed: Zeroed, measured: bool
     `measured`: what it costs in pictures was looked at, so no rule of thumb is needed.
     """
     unit = " × RMS" if zeroed.relative else ""
-    yield f"  near zero (|w| < {zeroed.threshold:g}{unit}):"
+    yield f"  near zero (|w| < {zeroed.threshold:g}{unit}):" if zeroed.threshold else "  near zero:"
     for component, found in data.items():
         error = found["relative_error"]
         cost = "unknown" if error is None else f"{error:.2g}"

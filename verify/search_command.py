@@ -12,7 +12,7 @@ from ckptool.reached import Reached, Step
 from ckptool.tensor import Plan
 from ckptool.verify.command import EXTRA, INSTALL
 from ckptool.verify.denoise import Settings
-from ckptool.verify.search import LOWEST, Reference, check_error, keep_wide, largest_threshold, within
+from ckptool.verify.search import HIGHEST, LOWEST, Reference, check_error, keep_wide, largest_threshold, within
 
 __all__ = ["check_error", "check_extra", "threshold_within", "wide_within"]
 SETTINGS = Settings()
@@ -32,6 +32,9 @@ def threshold_within(
 
     Raises NotShown when it moves it by more than `max_error`, or no threshold moves it by less.
     """
+    check_error(max_error)
+    if same(plan, step(threshold or HIGHEST)(plan)):
+        return threshold or 0.0, reached(max_error, {})
     if threshold is None:
         found = largest_threshold(plan, step, max_error, SETTINGS, partial(watch, "thresholds tried", hidden))
         if not found.threshold:
@@ -40,7 +43,6 @@ def threshold_within(
                 "allow more with --max-error, or leave --threshold out",
             )
         return found.threshold, reached(max_error, found.errors)
-    check_error(max_error)
     errors = Reference(plan, SETTINGS).errors(step(threshold)(plan))
     if not within(errors, max_error):
         worst = max(errors, key=lambda name: errors[name])
@@ -50,6 +52,13 @@ def threshold_within(
             "--threshold auto finds the largest one that does not",
         )
     return threshold, reached(max_error, errors)
+
+
+def same(plan: Plan, other: Plan) -> bool:
+    """Whether nothing of a plan is changed: there is nothing that a threshold would apply to."""
+    return len(plan.tensors) == len(other.tensors) and all(
+        one.data is two.data for one, two in zip(plan.tensors, other.tensors, strict=True)
+    )
 
 
 def wide_within(

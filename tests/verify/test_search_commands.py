@@ -111,6 +111,15 @@ def test_modules_of_a_lora_go_as_long_as_the_error_is_kept(tmp_path: Path) -> No
     assert report["max_error"]["reached"] <= 1e-3
 
 
+@pytest.mark.parametrize("threshold", ["auto", "1e-3"])
+def test_where_no_weight_is_safe_to_zero_nothing_is_run(tmp_path: Path, threshold: str) -> None:
+    path = save(tensors("textual-inversion-sdxl"), tmp_path / "style.safetensors")
+    output, report = written("prune", path, "--threshold", threshold, "--max-error", "0.1")
+    assert report["max_error"]["components"] == {}
+    assert load_file(output).keys() == load_file(path).keys()
+    assert "no weights in this file are safe to zero" in ckptool("prune", path, "--threshold", threshold, "-f").out
+
+
 def test_an_error_without_a_threshold_asks_for_one() -> None:
     result = ckptool("prune", "model.safetensors", "--max-error", "0.1")
     assert result.code == 2
