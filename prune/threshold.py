@@ -86,8 +86,9 @@ def root_mean_squares(targets: Iterable[Tensor], folder: Path) -> dict[str, floa
     groups: dict[object, list[Tensor]] = {}
     for tensor in targets:
         base = base_of(tensor.data)
-        packed = not isinstance(base, Inline) and base.record.packed is not None
-        key = (id(base.record.source), base.record.offset) if packed else tensor.name
+        key: object = tensor.name
+        if not isinstance(base, Inline) and base.record.packed is not None:
+            key = (id(base.record.source), base.record.offset)
         groups.setdefault(key, []).append(tensor)
     found: dict[str, float] = {}
     for group in groups.values():
