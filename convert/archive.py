@@ -19,12 +19,16 @@ from ckptool.convert.archive_directory import (
     widen,
 )
 from ckptool.errors import Malformed
-from ckptool.source import Bytes, Record
+from ckptool.source import Bytes, Record, fetch
 from ckptool.text import escape
 
 LOCAL = Struct("<4s5H3I2H")
 DESCRIPTOR = Struct("<4s3I")
 DESCRIPTOR64 = Struct("<4sI2Q")
+PADDING = 128
+"""Bytes that torch's alignment and a zip64 field take at most after the name of an entry."""
+TOGETHER = 4096
+"""Headers that are asked for together, where they are on another machine."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +69,10 @@ def check_records(reader: Reader, entries: list[Entry]) -> list[int]:
     """Hold each local header against the directory; the data's offset of each, in the order of `entries`."""
     starts = [0] * len(entries)
     position = 0
-    for index in sorted(range(len(entries)), key=lambda i: entries[i].offset):
+    order = sorted(range(len(entries)), key=lambda i: entries[i].offset)
+    for number, index in enumerate(order):
+        if number % TOGETHER == 0:
+            fetch(reader.source, [around(entries[i]) for i in order[number : number + TOGETHER]])
         entry = entries[index]
         if entry.offset != position:
             what = "overlaps the record before it" if entry.offset < position else "has unknown bytes before it"
@@ -75,6 +82,12 @@ def check_records(reader: Reader, entries: list[Entry]) -> list[int]:
         if entry.flags & 8:
             position += descriptor_length(reader, position, entry)
     return starts
+
+
+def around(entry: Entry) -> tuple[int, int]:
+    """Offset and length of an entry's header, with the descriptor before it and torch's padding after its name."""
+    before = min(DESCRIPTOR64.size, entry.offset)
+    return entry.offset - before, before + LOCAL.size + len(entry.name) + PADDING
 
 
 def check_local(reader: Reader, entry: Entry) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from ckptool.errors import Malformed, OverBudget, Truncated
-from ckptool.source import Bytes, Record
+from ckptool.source import Bytes, Distant, Record
 from ckptool.text import escape
 
 END = Struct("<4s4H2IH")
@@ -41,7 +41,10 @@ class Reader:
 
     def __init__(self, source: Bytes) -> None:
         self.source = source
-        self._start, self._data, self._width = 0, b"", WINDOW
+        self._start, self._data = 0, b""
+        # From another machine come exactly the bytes that are needed: `fetch` asked for them before.
+        self._least, self._most = (0, 0) if isinstance(source, Distant) else (WINDOW, WIDEST)
+        self._width = self._least
 
     def window(self, offset: int, size: int) -> tuple[bytes, int]:
         """Bytes of the file, and where in them `offset` is: `size` bytes follow it at least."""
@@ -52,7 +55,7 @@ class Reader:
                     f"{self.source.label}: the zip directory points outside the file (byte {offset:,})", ODD
                 )
             near = 0 <= begin <= 2 * len(self._data)
-            self._width = min(2 * self._width, WIDEST) if near else WINDOW
+            self._width = min(2 * self._width, self._most) if near else self._least
             count = min(max(size, self._width), self.source.size - offset)
             self._data = Record.whole(self.source).read(offset, count)
             self._start, begin = offset, 0

@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
+from ckptool.address import Source
 from ckptool.convert.transform_command import Work, transform
 from ckptool.options import Options, transforming
 
 
 @click.command("convert", short_help="Convert a checkpoint to safetensors, disarmed.")
 @transforming
-def command(source: Path, destination: Path | None, **options: Any) -> None:
+def command(source: Source, destination: Path | None, **options: Any) -> None:
     """Convert a checkpoint to safetensors, disarmed: every tensor equal to the bit, nothing executed.
 
     SRC is a file (.ckpt .pt .pth .bin .safetensors, told apart by content), a sharded *.index.json, or a diffusers

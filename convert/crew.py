@@ -11,6 +11,7 @@ from ckptool.convert.inflate import check_crc, hold
 from ckptool.convert.jobs import Batch, Check, Copy, Gather, Job, Run, Steps, resized
 from ckptool.convert.sums import is_whole
 from ckptool.output import write_at
+from ckptool.source import Bytes, expect, fetch
 from ckptool.tensor import Mapped, Span
 
 Advance = Callable[[int], None]
@@ -22,10 +23,15 @@ KERNEL = threading.Lock()
 """Two copies into one file inside the kernel hinder each other."""
 MOST = 4
 """More threads than this only wait for memory, or for the disk."""
+PATIENCE = 5.0
+"""Seconds that threads get to end, once their sources were told to stop; what they read later is not written."""
 
 
-def work(jobs: Iterator[Job], target: int, advance: Advance) -> None:
-    """Do every job, this thread being one of the crew. Raises the first error, when all have stopped."""
+def work(jobs: Iterator[Job], target: int, advance: Advance, stop: Callable[[], None] | None = None) -> None:
+    """Do every job, this thread being one of the crew. Raises the first error, when all have stopped.
+
+    `stop` ends reading that might wait long, for another machine.
+    """
     lock = threading.Lock()
     failed: list[BaseException] = []
 
@@ -44,13 +50,15 @@ def work(jobs: Iterator[Job], target: int, advance: Advance) -> None:
                 worker.do(job)
         except BaseException as error:  # whatever it is, the others have to stop as well
             failed.append(error)
+            if stop is not None:
+                stop()
 
     others = [threading.Thread(target=run, name="crew", daemon=True) for _ in range(crew_size() - 1)]
     for thread in others:
         thread.start()
     run()
     for thread in others:
-        thread.join()
+        thread.join(PATIENCE if failed and stop is not None else None)
     if failed:
         raise failed[0]
 
@@ -106,6 +114,7 @@ class Worker:
 
     def run(self, job: Run) -> None:
         span, crc = job.span, 0
+        expect(span.record.source, span.record.offset + span.offset, span.length)
         most = CHANGED if job.steps else PIECE
         for done in range(0, span.length, most):
             piece = self.read(span, done, min(most, span.length - done))
@@ -117,6 +126,12 @@ class Worker:
 
     def batch(self, job: Batch) -> None:
         data = bytearray()
+        wanted: dict[Bytes, list[tuple[int, int]]] = {}
+        for run in job.runs:
+            record = run.span.record
+            wanted.setdefault(record.source, []).append((record.offset + run.span.offset, run.span.length))
+        for source, ranges in wanted.items():
+            fetch(source, ranges)
         for run in job.runs:
             span = run.span
             piece = self.read(span, 0, span.length)

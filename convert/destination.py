@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ckptool.address import Address, Source
 from ckptool.errors import UsageError
 from ckptool.output import exists
 from ckptool.source import File
@@ -17,8 +18,10 @@ COLLIDES = "-converted"
 """The suffix that is added only where the output's name would be the source's."""
 
 
-def default_name(source: Path, suffix: str = COLLIDES) -> str:
+def default_name(source: Source, suffix: str = COLLIDES) -> str:
     """The source's stem with `suffix` and `.safetensors`."""
+    if isinstance(source, Address):
+        return source.stem + (suffix if suffix != COLLIDES else "") + ENDING
     name = source.name
     if name.endswith(".index.json"):
         name = name.removesuffix(".index.json")
@@ -28,13 +31,16 @@ def default_name(source: Path, suffix: str = COLLIDES) -> str:
     return stem + ENDING
 
 
-def destination_of(source: Path, given: Path | None, suffix: str = COLLIDES) -> Path:
-    """DST as given, inside it when it is a folder, or beside the source."""
-    if source.name in ("", ".."):
+def destination_of(source: Source, given: Path | None, suffix: str = COLLIDES) -> Path:
+    """DST as given, inside it when it is a folder, or beside the source; what comes from elsewhere, in this folder."""
+    if isinstance(source, Path) and source.name in ("", ".."):
         source = source.resolve()  # `.` and `..` have a name of their own
     if given is not None and given.is_dir():
         return given / default_name(source, "" if suffix == COLLIDES else suffix)
-    return given or source.with_name(default_name(source, suffix))
+    if given is not None:
+        return given
+    name = default_name(source, suffix)
+    return Path(name) if isinstance(source, Address) else source.with_name(name)
 
 
 def check_destination(path: Path, plan: Plan, force: bool) -> None:

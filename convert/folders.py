@@ -2,13 +2,16 @@
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+from ckptool.address import Source
+from ckptool.convert.remote import Where, enter_at, open_at
 from ckptool.errors import Malformed, Refused, UsageError
-from ckptool.source import File, Record
+from ckptool.source import Bytes, Record
 from ckptool.tensor import Finding, Plan, Tensor
 from ckptool.text import escape
 
@@ -25,11 +28,11 @@ WEIGHTS = (
 )  # fmt: skip
 
 
-def is_index(path: Path) -> bool:
+def is_index(path: Source | Where) -> bool:
     return path.name.endswith(".index.json")
 
 
-def read_json(source: File) -> Any:
+def read_json(source: Bytes) -> Any:
     """A small JSON file as data. Raises Malformed."""
     if source.size > MAX_INDEX:
         raise Malformed(f"{source.label}: an index of {source.size:,} bytes", "get another copy")
@@ -40,11 +43,11 @@ def read_json(source: File) -> Any:
         raise Malformed(f"{source.label}: not JSON: {escape(str(error), 80)}", "get another copy") from error
 
 
-def read_index(path: Path, stack: ExitStack) -> Plan:
+def read_index(path: Where, stack: ExitStack) -> Plan:
     """The plan of all shards that an index names, each in the index's own folder."""
     from ckptool.convert.read import read_file
 
-    source = stack.enter_context(File.open(path))
+    source = enter_at(path, stack)
     weight_map = read_weight_map(source)
     plans = [read_file(shard, stack) for shard in shards_of(path, weight_map)]
     merged = merge(path, "sharded", [("", plan) for plan in plans])
@@ -58,18 +61,22 @@ def read_index(path: Path, stack: ExitStack) -> Plan:
     return replace(merged, sources=(*merged.sources, Record.whole(source)))
 
 
-def shard_paths(path: Path) -> list[Path]:
+@overload
+def shard_paths(path: Path) -> Sequence[Path]: ...
+@overload
+def shard_paths(path: Where) -> Sequence[Where]: ...
+def shard_paths(path: Where) -> Sequence[Where]:
     """The files that an index names."""
-    with File.open(path) as source:
+    with open_at(path) as source:
         return shards_of(path, read_weight_map(source))
 
 
-def shards_of(path: Path, weight_map: dict[str, str]) -> list[Path]:
+def shards_of(path: Where, weight_map: dict[str, str]) -> list[Where]:
     """The files of an index, which must be beside it."""
     return [shard_path(path, file) for file in sorted(set(weight_map.values()))]
 
 
-def read_weight_map(source: File) -> dict[str, str]:
+def read_weight_map(source: Bytes) -> dict[str, str]:
     """Tensor name -> file name. Raises Malformed."""
     index = read_json(source)
     weight_map = index.get("weight_map") if type(index) is dict else None
@@ -80,21 +87,22 @@ def read_weight_map(source: File) -> dict[str, str]:
     return weight_map
 
 
-def shard_path(index: Path, file: str) -> Path:
+def shard_path(index: Where, file: str) -> Where:
     """A shard beside its index. Raises Malformed for a name that leads elsewhere."""
     if "/" in file or "\\" in file or "\0" in file or file in ("", ".", ".."):
         raise Malformed(
             f"{escape(str(index))}: names a shard outside its folder: {escape(file, 80)}", "do not trust the index"
         )
     path = index.parent / file
-    if not os.path.exists(path):  # False too for names that no file system takes
+    # False too for names that no file system takes
+    if not (os.path.exists(path) if isinstance(path, Path) else path.exists()):
         raise Refused(
             f"{escape(str(index))}: its shard {escape(file, 80)} is missing", "download all shards into the same folder"
         )
     return path
 
 
-def merge(path: Path, form: str, parts: list[tuple[str, Plan]]) -> Plan:
+def merge(path: Where, form: str, parts: list[tuple[str, Plan]]) -> Plan:
     """One plan of several, each with a prefix for its names."""
     if len(parts) > MAX_SHARDS:
         raise Refused(f"{escape(str(path))}: more than {MAX_SHARDS:,} files", "give one model at a time")
@@ -120,7 +128,7 @@ def merge(path: Path, form: str, parts: list[tuple[str, Plan]]) -> Plan:
     return Plan(form, tuple(tensors.values()), dropped, metadata, tuple(findings), sources)
 
 
-def read_folder(folder: Path, stack: ExitStack) -> Plan:
+def read_folder(folder: Where, stack: ExitStack) -> Plan:
     """A diffusers folder (`unet.…`, `vae.…`), a sharded model, or a folder with one model in it."""
     if (folder / "model_index.json").is_file():
         return read_diffusers(folder, stack)
@@ -133,10 +141,10 @@ def read_folder(folder: Path, stack: ExitStack) -> Plan:
     return plan
 
 
-def read_diffusers(folder: Path, stack: ExitStack) -> Plan:
+def read_diffusers(folder: Where, stack: ExitStack) -> Plan:
     """Each component of the pipeline under its own name."""
     parts: list[tuple[str, Plan]] = []
-    for component in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for component in sorted(subfolders(folder), key=lambda path: path.name):
         plan = read_weights(component, stack)
         if plan is not None:
             parts.append((f"{component.name}.", plan))
@@ -145,7 +153,11 @@ def read_diffusers(folder: Path, stack: ExitStack) -> Plan:
     return merge(folder, "diffusers", parts)
 
 
-def read_weights(folder: Path, stack: ExitStack) -> Plan | None:
+def subfolders(folder: Where) -> Iterator[Where]:
+    return (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read_weights(folder: Where, stack: ExitStack) -> Plan | None:
     """The weights of one component, None when there are none."""
     from ckptool.convert.read import read_file
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from ckptool.source import Record
+from ckptool.source import Record, expect
 from ckptool.tensor import BITS, Cast, Data, Inline, Mapped, Span, Strided
 
 CHUNK = 1 << 20
@@ -37,6 +37,7 @@ def pieces(data: Data) -> Iterator[tuple[int, memoryview]]:
 
 def span_pieces(span: Span) -> Iterator[tuple[int, memoryview]]:
     buffer = memoryview(bytearray(min(CHUNK, span.length)))
+    expect(span.record.source, span.record.offset + span.offset, span.length)
     for done in range(0, span.length, CHUNK):
         piece = buffer[: min(CHUNK, span.length - done)]
         read(span.record, span.offset + done, piece)

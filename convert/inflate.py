@@ -6,7 +6,7 @@ from pathlib import Path
 from zlib_ng import zlib_ng
 
 from ckptool.errors import Malformed, OverBudget
-from ckptool.source import File, Memory, Record
+from ckptool.source import File, Memory, Record, expect
 from ckptool.text import size as show_size
 
 CHUNK = 1 << 20
@@ -19,6 +19,7 @@ def chunks(record: Record) -> Iterator[memoryview]:
     """The stored bytes of a record, piece by piece, in a buffer that is used again."""
     length = record.size if record.packed is None else record.packed
     buffer = memoryview(bytearray(min(CHUNK, length)))
+    expect(record.source, record.offset, length)
     done = 0
     while done < length:
         piece = buffer[: min(CHUNK, length - done)]

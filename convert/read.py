@@ -1,43 +1,42 @@
 """Read a source, whatever it is, into a plan."""
 
 from contextlib import ExitStack
-from pathlib import Path
 
+from ckptool.address import Source
 from ckptool.convert.contents import Contents
 from ckptool.convert.dependence import check_independent
 from ckptool.convert.findings import findings_of
 from ckptool.convert.place import place_all
+from ckptool.convert.remote import Place, Where, enter_at, is_folder, located
 from ckptool.convert.safetensors_file import read_safetensors
 from ckptool.convert.sniff import sniff
 from ckptool.convert.state_dict import flatten
 from ckptool.convert.torch_legacy import no_storages, read_pickles
 from ckptool.convert.torch_zip import read_zip
 from ckptool.convert.values import Dict, Value
-from ckptool.errors import CkptoolError, Refused, UsageError
-from ckptool.source import Bytes, File, Record
+from ckptool.errors import CkptoolError, Refused
+from ckptool.source import Bytes, Record
 from ckptool.tensor import Plan
-from ckptool.text import escape
 
 
-def read(path: Path, stack: ExitStack) -> Plan:
+def read(source: Source | Place, stack: ExitStack) -> Plan:
     """The plan of a file, a sharded index or a folder; `stack` closes the files when the bytes have flowed.
 
-    Raises UsageError when there is nothing at `path`, Refused and its kin when it cannot be converted.
+    Raises UsageError when there is nothing at `source`, Refused and its kin when it cannot be converted.
     """
     from ckptool.convert.folders import is_index, read_folder, read_index
 
-    if path.parts[:1] in (("hf:",), ("https:",), ("http:",)):
-        raise UsageError(f"{escape(str(path))}: only local files are read", "download it first, then give its path")
-    if path.is_dir():
+    path = located(source)
+    if is_folder(path):
         return read_folder(path, stack)
     if is_index(path):
         return read_index(path, stack)
     return read_file(path, stack)
 
 
-def read_file(path: Path, stack: ExitStack) -> Plan:
+def read_file(path: Where, stack: ExitStack) -> Plan:
     """The plan of one file."""
-    source = stack.enter_context(File.open(path))
+    source = enter_at(path, stack)
     kind = sniff(source)
     if kind == "safetensors":
         return read_safetensors(source)

@@ -9,11 +9,12 @@ from ckptool.convert.contents import Contents
 from ckptool.convert.findings import findings_of, verdict
 from ckptool.convert.folders import shard_paths
 from ckptool.convert.read import in_file, read_contents
+from ckptool.convert.remote import Place, Where, open_at
 from ckptool.convert.safetensors_file import read_safetensors
 from ckptool.convert.sniff import sniff
 from ckptool.errors import CkptoolError, NotACheckpoint, Refused
 from ckptool.hashes import sha256_of_file
-from ckptool.source import File
+from ckptool.source import Bytes
 from ckptool.tensor import Finding
 from ckptool.text import escape
 
@@ -38,10 +39,10 @@ class Scan:
     sha256: str | None = None
 
 
-def scan_file(path: Path, with_hash: bool = False) -> Scan:
+def scan_file(path: Where, with_hash: bool = False) -> Scan:
     """Scan one file by its content. A file that cannot be read or understood is refused, never clean."""
     try:
-        with File.open(path) as source:
+        with open_at(path) as source:
             found = scan_source(path, source)
             if with_hash and counts(path, found):
                 found = replace(found, sha256=sha256_of_file(source))
@@ -54,11 +55,11 @@ def scan_file(path: Path, with_hash: bool = False) -> Scan:
         return refused(path, "there is not enough memory for it", "it asks for more than a model of its size needs")
 
 
-def refused(path: Path, what: str, hint: str) -> Scan:
+def refused(path: Where, what: str, hint: str) -> Scan:
     return Scan(str(path), None, "refused", error=Refused(f"{escape(str(path), 1000)}: {what}", hint))
 
 
-def scan_source(path: Path, source: File) -> Scan:
+def scan_source(path: Where, source: Bytes) -> Scan:
     """Scan an open file."""
     contents: Contents | None = None
     try:
@@ -99,7 +100,15 @@ def scan_folder(folder: Path, with_hash: bool = False) -> Iterator[Scan]:
         )
 
 
-def scan_index(path: Path, with_hash: bool = False) -> Iterator[Scan]:
+def scan_place(folder: Place, with_hash: bool = False) -> Iterator[Scan]:
+    """The same below a folder on another machine."""
+    for path in folder.below():
+        found = scan_file(path, with_hash)
+        if counts(path, found):
+            yield found
+
+
+def scan_index(path: Where, with_hash: bool = False) -> Iterator[Scan]:
     """Scan the shards that an index names."""
     try:
         shards = shard_paths(path)
@@ -110,12 +119,12 @@ def scan_index(path: Path, with_hash: bool = False) -> Iterator[Scan]:
         yield scan_file(shard, with_hash)
 
 
-def counts(path: Path, found: Scan) -> bool:
+def counts(path: Where, found: Scan) -> bool:
     """Whether a file below a folder is told of: all that could be read, and what is refused though it is a model."""
     return found.verdict != "refused" or is_model(path, found)
 
 
-def is_model(path: Path, found: Scan) -> bool:
+def is_model(path: Where, found: Scan) -> bool:
     """A refused file counts unless it is plainly something else, such as a text whose first letter is an opcode."""
     if path.suffix.lower() in MODEL_ENDINGS:
         return True

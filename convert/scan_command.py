@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from ckptool.address import Address, Source
 from ckptool.convert.folders import is_index
-from ckptool.convert.scan import Scan, scan_file, scan_folder, scan_index
+from ckptool.convert.remote import Place, is_folder, located
+from ckptool.convert.scan import MODEL_ENDINGS, Scan, scan_file, scan_folder, scan_index, scan_place
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
-from ckptool.options import reporting
+from ckptool.options import SourceType, reporting
 from ckptool.report import SCHEMA_VERSION, Report, check_report, finding_data, to_json, write_report
 from ckptool.text import escape
 from ckptool.words import finding_lines
@@ -19,11 +21,11 @@ SEVERITY_COLOURS = {"warning": "yellow", "error": "red"}
 
 
 @click.command("scan", short_help="Say what each pickle would import and call, without doing it.")
-@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=SourceType())
 @click.option("--hash", "with_hash", is_flag=True, help="Compute each file's sha256, which reads all of it.")
 @reporting
 def command(
-    sources: tuple[Path, ...],
+    sources: tuple[Source, ...],
     with_hash: bool,
     as_json: bool,
     report: Path | None,
@@ -49,7 +51,7 @@ def command(
     worst = EXIT_OK
     counts: dict[str, int] = {}
     for path in sources:
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise UsageError(f"{escape(str(path), 1000)}: there is no such file", "check the path")
     for found in scans(sources, with_hash and bool(as_json or report)):
         worst = max(worst, exit_code(found))
@@ -62,7 +64,7 @@ def command(
         raise UsageError(
             "no checkpoint was found, so nothing was looked at", "give a file, or a folder that holds models"
         )
-    single = len(sources) == 1 and not sources[0].is_dir() and not is_index(sources[0])
+    single = len(sources) == 1 and is_one(sources[0])
     if report:
         write_report(report, reports, single)
     if as_json:
@@ -72,10 +74,18 @@ def command(
     sys.exit(worst)
 
 
-def scans(sources: tuple[Path, ...], with_hash: bool) -> Iterator[Scan]:
-    for path in sources:
-        if path.is_dir():
-            yield from scan_folder(path, with_hash)
+def is_one(source: Source) -> bool:
+    """Whether it is one file, as far as the command line says."""
+    if isinstance(source, Address):
+        return Path(source.name).suffix.lower() in MODEL_ENDINGS
+    return not source.is_dir() and not is_index(source)
+
+
+def scans(sources: tuple[Source, ...], with_hash: bool) -> Iterator[Scan]:
+    for source in sources:
+        path = located(source)
+        if is_folder(path):
+            yield from scan_place(path, with_hash) if isinstance(path, Place) else scan_folder(path, with_hash)
         elif is_index(path):
             yield from scan_index(path, with_hash)
         else:

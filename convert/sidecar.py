@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ckptool.address import Address, Source
 from ckptool.errors import UsageError
 from ckptool.output import Output, write_at
 from ckptool.source import File, Record
@@ -12,13 +13,16 @@ from ckptool.text import escape
 MAX_SIZE = 1 << 20
 
 
-def find_sidecar(source: Path, target: Path, force: bool) -> tuple[bytes | None, Path, Dropped | None]:
+def find_sidecar(source: Source, target: Path, force: bool) -> tuple[bytes | None, Path, Dropped | None]:
     """The sidecar's bytes (None when there is none to carry), where they go, and why they are left out if they are.
 
     Raises UsageError when another file stands where it would go.
     """
     goal = target.with_suffix(".yaml")
-    if not source.is_file() or not (path := source.with_suffix(".yaml")).is_file() or same(path, goal):
+    if isinstance(source, Address) or not source.is_file():
+        return None, goal, None
+    path = source.with_suffix(".yaml")
+    if not path.is_file() or same(path, goal):
         return None, goal, None
     if path.resolve().parent not in (path.parent.resolve(), source.resolve().parent):
         # In a download cache both are links into one folder; a link elsewhere may stand for anybody's secret.

@@ -10,7 +10,7 @@ from ckptool.convert.torch_names import is_count, width_of
 from ckptool.convert.torch_zip import trailing
 from ckptool.convert.values import Storage, Value
 from ckptool.errors import CkptoolError, Malformed, Refused, Truncated
-from ckptool.source import Bytes, Record
+from ckptool.source import Bytes, Record, fetch
 from ckptool.tensor import Finding
 from ckptool.text import escape
 
@@ -20,6 +20,8 @@ HEADER = 8
 """Bytes of the element count before each storage."""
 DAMAGED = "the file is damaged or forged: get another copy"
 MAX_TRAILING = 100
+TOGETHER = 4096
+"""Element counts that are asked for together, where they are on another machine."""
 
 
 def read_pickles(source: Bytes) -> Contents:
@@ -78,7 +80,9 @@ def read_object(reader: Reader, record: Record, start: int) -> tuple[Value, dict
 def storage_table(record: Record, start: int, keys: list[str], storages: dict[str, Storage]) -> dict[str, Record]:
     """Where each storage lies: an element count, then its bytes. Every length is held against the file's."""
     table: dict[str, Record] = {}
-    for key in keys:
+    for number, key in enumerate(keys):
+        if number % TOGETHER == 0:
+            fetch(record.source, counts_of(record, start, keys[number : number + TOGETHER], storages))
         storage = storages.get(key)
         name = escape(key, 80)
         if storage is None or key in table:
@@ -100,6 +104,15 @@ def storage_table(record: Record, start: int, keys: list[str], storages: dict[st
         table[key] = record.slice(start + HEADER, storage.nbytes, key)
         start = end
     return table
+
+
+def counts_of(record: Record, start: int, keys: list[str], storages: dict[str, Storage]) -> list[tuple[int, int]]:
+    """Where the element counts of storages should be, in the file."""
+    found: list[tuple[int, int]] = []
+    for key in keys:
+        found.append((record.offset + start, HEADER))
+        start += HEADER + (storages[key].nbytes if key in storages else 0)
+    return found
 
 
 def expected_end(start: int, keys: list[str], storages: dict[str, Storage]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ckptool.address import Source
 from ckptool.convert.destination import PT, check_destination, check_free, destination_of
 from ckptool.convert.read import read
 from ckptool.convert.shards import parse_size, split
@@ -51,7 +52,7 @@ class Work:
     """What people are told of those keys; True asks for all of it."""
 
 
-def transform(source: Path, destination: Path | None, work: Work, options: Options) -> None:
+def transform(source: Source, destination: Path | None, work: Work, options: Options) -> None:
     """Run one command from its source to its output, its report and its exit code."""
     limit = parse_size(options.max_shard_size) if options.max_shard_size is not None else None
     target = destination_of(source, destination, work.suffix)
@@ -89,7 +90,7 @@ def tell(plan: Plan, data: Report, work: Work, options: Options) -> None:
             click.echo(line, err=options.as_json)
 
 
-def tell_refusal(source: Path, error: CkptoolError, options: Options) -> None:
+def tell_refusal(source: Source, error: CkptoolError, options: Options) -> None:
     refusal = [refusal_data(str(source), error.message, error.hint)]
     if options.report:
         write_report(options.report, refusal, True)
@@ -98,7 +99,7 @@ def tell_refusal(source: Path, error: CkptoolError, options: Options) -> None:
 
 
 def finish(
-    plan: Plan, source: Path, target: Path, limit: int | None, work: Work, options: Options
+    plan: Plan, source: Source, target: Path, limit: int | None, work: Work, options: Options
 ) -> tuple[Report, Plan]:
     """Write the plan, or say what would be written: the output's description, and the plan as it was written."""
     force = options.force or options.dry_run

@@ -13,7 +13,7 @@ from ckptool.convert.shards import Shards
 from ckptool.convert.stated import stated_in, true_metadata
 from ckptool.convert.sums import base_of
 from ckptool.output import Output, write_at
-from ckptool.source import File, Record
+from ckptool.source import Distant, File, Record
 from ckptool.tensor import Cast, Data, Inline, Mapped, Plan, Tensor
 
 
@@ -72,12 +72,25 @@ def fill(output: Output, made: Layout, advance: Advance) -> None:
     with ExitStack() as stack:
         tensors = unpacked(made.tensors, output.path.parent, stack)
         write_at(output.fd, made.head, 0)
-        work(jobs_of(tensors, made.offsets), output.fd, advance)
+        work(jobs_of(tensors, made.offsets), output.fd, advance, stopping(tensors))
+
+
+def stopping(tensors: list[Tensor]) -> Callable[[], None] | None:
+    """What ends reading from other machines; None where there is nothing to end."""
+    bases = [base_of(tensor.data) for tensor in tensors]
+    sources = dict.fromkeys(base.record.source for base in bases if not isinstance(base, Inline))
+    distant = [source for source in sources if source.fileno() is None and isinstance(source, Distant)]
+
+    def stop() -> None:
+        for source in distant:
+            source.stop()
+
+    return stop if distant else None
 
 
 def check_sources(plan: Plan) -> None:
     for record in plan.sources:
-        if isinstance(record.source, File):
+        if isinstance(record.source, File | Distant):
             record.source.check_unchanged()
 
 

@@ -54,6 +54,10 @@ class Unwritable(Refused):
     """The output cannot be written (no space, no permission)."""
 
 
+class Unreachable(Refused):
+    """The machine that has the input does not give it: it was asked often enough, or gives something else."""
+
+
 class NotShown(CkptoolError):
     """What was asked for would move the model further than was allowed: nothing is written."""
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ckptool.source import File
+from ckptool.source import Bytes, File, expect
 
 CHUNK = 1 << 20
 
@@ -13,12 +13,13 @@ def sha256_of(path: Path) -> str:
         return sha256_of_file(file)
 
 
-def sha256_of_file(file: File) -> str:
-    """The sha256 of an open file in hex, read through one buffer."""
+def sha256_of_file(file: Bytes) -> str:
+    """The sha256 of bytes at hand in hex, read through one buffer."""
     import hashlib  # most runs hash nothing
 
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK))
+    expect(file, 0, file.size)
     for offset in range(0, file.size, CHUNK):
         piece = buffer[: min(CHUNK, file.size - offset)]
         file.read_into(piece, offset)

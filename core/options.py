@@ -7,8 +7,19 @@ from typing import Any, TypeVar
 
 import click
 
+from ckptool.address import Source, source_of
+
 F = TypeVar("F", bound=Callable[..., Any])
 ENDINGS = (".json", ".sarif", ".html", ".md", ".junit.xml")
+
+
+class SourceType(click.ParamType):  # type: ignore[type-arg]  # generic for newer clicks alone
+    """A path, or an address on another machine, which a path would not leave as it is."""
+
+    name = "source"
+
+    def convert(self, value: str | Source, _: click.Parameter | None, __: click.Context | None) -> Source:
+        return source_of(value) if isinstance(value, str) else value
 
 
 def report_path(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
@@ -68,7 +79,7 @@ def transforming(function: F) -> F:
     """SRC, [DST] and all shared options of a command that writes a model; its own options stand above this."""
     function = writing(reporting(function))
     function = click.argument("destination", metavar="[DST]", required=False, type=click.Path(path_type=Path))(function)
-    return click.argument("source", metavar="SRC", type=click.Path(path_type=Path))(function)
+    return click.argument("source", metavar="SRC", type=SourceType())(function)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptool.address import Address, Source
 from ckptool.errors import UsageError
 from ckptool.output import Output, write_at
 from ckptool.tensor import Dropped, Finding, Plan
@@ -65,10 +66,12 @@ def to_json(reports: list[Report], single: bool) -> str:
     return json.dumps(reports[0] if single and len(reports) == 1 else reports, indent=2)
 
 
-def check_report(path: Path | None, others: Iterable[Path]) -> None:
+def check_report(path: Path | None, others: Iterable[Source]) -> None:
     """Raises UsageError when the report would replace one of `others`: the sources and the output."""
     for other in others if path is not None else ():
         assert path is not None
+        if isinstance(other, Address):
+            continue
         same = path.exists() and other.exists() and os.path.samefile(path, other)
         if same or path.resolve() == other.resolve():
             raise UsageError(f"{path}: the report would replace a model", "give another name for the report")

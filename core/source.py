@@ -2,9 +2,10 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ckptool.errors import NotACheckpoint, Truncated, UsageError
 from ckptool.text import escape
@@ -21,6 +22,35 @@ class Bytes(Protocol):
 
     def fileno(self) -> int | None:
         """A descriptor for copying inside the kernel, or None."""
+
+
+@runtime_checkable
+class Distant(Bytes, Protocol):
+    """Bytes on another machine, where every read takes a while: it helps to say beforehand what will be read."""
+
+    def expect(self, offset: int, length: int) -> None:
+        """This thread is about to read all of it, in order."""
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Small pieces (offset, length) are about to be read."""
+
+    def check_unchanged(self) -> None:
+        """Raises Unreachable when another file stands there now."""
+
+    def stop(self) -> None:
+        """Nothing more is wanted: end every read that is under way, in whatever thread."""
+
+
+def expect(source: Bytes, offset: int, length: int) -> None:
+    """Tell a distant source what this thread is about to read in order; others need no telling."""
+    if source.fileno() is None and isinstance(source, Distant):
+        source.expect(offset, length)
+
+
+def fetch(source: Bytes, ranges: Sequence[tuple[int, int]]) -> None:
+    """The same of many small pieces, in whatever order."""
+    if source.fileno() is None and isinstance(source, Distant):
+        source.fetch(ranges)
 
 
 class File:

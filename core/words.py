@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from ckptool.address import Source
 from ckptool.errors import CkptoolError
 from ckptool.report import Report
 from ckptool.tensor import Dropped, Finding, Plan
@@ -14,7 +14,7 @@ FEW = 3
 
 
 @contextmanager
-def naming(source: Path) -> Iterator[None]:
+def naming(source: Source) -> Iterator[None]:
     """An error within is about this file and says so, if it did not already."""
     label = escape(str(source), 1000)
     try:

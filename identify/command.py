@@ -6,23 +6,24 @@ from pathlib import Path
 
 import click
 
+from ckptool.address import Source
 from ckptool.errors import EXIT_OK, CkptoolError, UsageError
 from ckptool.identify.inspect_words import inspect_lines
 from ckptool.identify.inspection import inspect, refusal_data, with_problems
-from ckptool.options import reporting
+from ckptool.options import SourceType, reporting
 from ckptool.progress import bar
 from ckptool.report import Report, Sections, check_report, to_json, write_report
 from ckptool.text import escape
 
 
 @click.command("inspect", short_help="Say what a file is, what is in it, and where it belongs.")
-@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=SourceType())
 @click.option(
     "--hash", "with_hash", is_flag=True, help="Compute sha256, AutoV1-3, BLAKE3 and CRC32, which reads all of it."
 )
 @reporting
 def command(
-    sources: tuple[Path, ...],
+    sources: tuple[Source, ...],
     with_hash: bool,
     as_json: bool,
     report: Path | None,
@@ -45,7 +46,7 @@ def command(
     """
     check_report(report, sources)
     for path in sources:
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise UsageError(f"{escape(str(path), 1000)}: there is no such file", "check the path")
     reports: list[Report] = []
     code = EXIT_OK

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from ckptool.address import Source
 from ckptool.convert.read import read
+from ckptool.convert.remote import located
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, CkptoolError
 from ckptool.identify.compat import Checkpoint, checkpoint_of, compat
 from ckptool.identify.compat_words import (
@@ -23,7 +25,7 @@ from ckptool.identify.compat_words import (
     word_of,
 )
 from ckptool.identify.place import identified
-from ckptool.options import reporting
+from ckptool.options import SourceType, reporting
 from ckptool.report import SCHEMA_VERSION, Report, check_report, refusal_data, to_json, write_report
 from ckptool.words import naming
 
@@ -31,10 +33,10 @@ COLOURS = {FITS: "green", FITS_NOT: "red"}
 
 
 @click.command("compat", short_help="Say whether adapters and embeddings fit a checkpoint.")
-@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
-@click.argument("addons", metavar="ADDON...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="CHECKPOINT", type=SourceType())
+@click.argument("addons", metavar="ADDON...", nargs=-1, required=True, type=SourceType())
 @reporting
-def command(checkpoint: Path, addons: tuple[Path, ...], **options: Any) -> None:
+def command(checkpoint: Source, addons: tuple[Source, ...], **options: Any) -> None:
     """Say whether LoRAs, embeddings, hypernetworks, ControlNets and other addons fit a checkpoint.
 
     Each module of an ADDON is held against the checkpoint's own layers: its name, and the shape of what it adds.
@@ -53,8 +55,9 @@ def command(checkpoint: Path, addons: tuple[Path, ...], **options: Any) -> None:
     data: Report = {"schema_version": SCHEMA_VERSION, "path": str(checkpoint)}
     try:
         with ExitStack() as stack:
-            plan = read(checkpoint, stack)
-            identity = identified(checkpoint, plan)
+            where = located(checkpoint)
+            plan = read(where, stack)
+            identity = identified(where, plan)
             with naming(checkpoint):
                 base = checkpoint_of(plan, identity)
     except CkptoolError as error:
@@ -73,12 +76,13 @@ def command(checkpoint: Path, addons: tuple[Path, ...], **options: Any) -> None:
     sys.exit(code)
 
 
-def check(checkpoint: Checkpoint, path: Path, options: dict[str, Any]) -> tuple[Report, int]:
+def check(checkpoint: Checkpoint, path: Source, options: dict[str, Any]) -> tuple[Report, int]:
     """One addon's report and exit code; said at once."""
     try:
         with ExitStack() as stack:
-            plan = read(path, stack)
-            identity = identified(path, plan)
+            where = located(path)
+            plan = read(where, stack)
+            identity = identified(where, plan)
             with naming(path):
                 fit = compat(checkpoint, plan, identity)
     except CkptoolError as error:

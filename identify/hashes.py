@@ -12,7 +12,7 @@ from typing import Protocol
 
 from zlib_ng import zlib_ng
 
-from ckptool.source import File
+from ckptool.source import Bytes, Distant, File, expect
 
 CHUNK = 1 << 22
 AUTOV1_START, AUTOV1_LENGTH = 0x100000, 0x10000
@@ -49,7 +49,7 @@ class Crc:
         self.value = zlib_ng.crc32(data, self.value)
 
 
-def hashes_of(file: File, advance: Advance) -> dict[str, str | None]:
+def hashes_of(file: File | Distant, advance: Advance) -> dict[str, str | None]:
     """All hashes of a file; `autov3` is None when it is no safetensors file. Raises CkptoolError when it changes."""
     from blake3 import blake3
 
@@ -69,7 +69,7 @@ def hashes_of(file: File, advance: Advance) -> dict[str, str | None]:
     }
 
 
-def data_start(file: File) -> int | None:
+def data_start(file: Bytes) -> int | None:
     """Where the tensors of a safetensors file begin, None of any other."""
     from ckptool.convert.sniff import sniff
 
@@ -80,11 +80,12 @@ def data_start(file: File) -> int | None:
     return 8 + int.from_bytes(length, "little")
 
 
-def read_once(file: File, hashes: list[Hash], advance: Advance) -> None:
+def read_once(file: Bytes, hashes: list[Hash], advance: Advance) -> None:
     """Hand every hash all bytes in order: each hash in a thread of its own, the next chunk read meanwhile."""
     buffers = [memoryview(bytearray(min(CHUNK, max(file.size, 1)))) for _ in range(2)]
     with ThreadPoolExecutor(min(len(hashes), (os.cpu_count() or 1) + 1)) as pool:
         running: list[Future[object]] = []
+        expect(file, 0, file.size)
         for number, offset in enumerate(range(0, file.size, CHUNK)):
             piece = buffers[number % 2][: min(CHUNK, file.size - offset)]
             file.read_into(piece, offset)

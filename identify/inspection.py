@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
 from typing import Any
 
+from ckptool.address import Source
 from ckptool.convert.findings import verdict
 from ckptool.convert.folders import MAX_INDEX
 from ckptool.convert.read import read
+from ckptool.convert.remote import Place, Where, is_folder, located, open_at
 from ckptool.convert.sidecar import MAX_SIZE
 from ckptool.errors import CkptoolError
 from ckptool.identify.advice import compatible_with, missing, native_size, size_advice
@@ -18,7 +19,7 @@ from ckptool.identify.identify import Folder, identify
 from ckptool.identify.identity import Identity
 from ckptool.identify.quantised import quantised
 from ckptool.report import SCHEMA_VERSION, Report, dropped_data, finding_data
-from ckptool.source import File, Record
+from ckptool.source import Distant, File, Record
 from ckptool.tensor import Finding, Plan
 
 DANGEROUS = "its pickles {}: {}; ckptool scan says where, ckptool convert disarms them"
@@ -28,24 +29,27 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 """Of so many bytes, under this name."""
 
 
-def inspect(path: Path, hashing: Progress | None = None, listing: bool = False) -> Report:
+def inspect(source: Source, hashing: Progress | None = None, listing: bool = False) -> Report:
     """The report of one source, with its hashes where `hashing` shows how far they are, and its tensors if `listing`.
 
-    Raises UsageError when there is nothing at `path`, Refused when it cannot be read.
+    Raises UsageError when there is nothing at `source`, Refused when it cannot be read.
     """
     with ExitStack() as stack:
+        path = located(source)
         plan = read(path, stack)
         sidecar = sidecar_of(path)
-        identity = identify(plan, sidecar, folder_of(path) if path.is_dir() else None)
-        report = report_of(str(path), plan, identity)
+        identity = identify(plan, sidecar, folder_of(path) if is_folder(path) else None)
+        report = report_of(str(source), plan, identity)
         if listing:
             report["tensors"] = [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in plan.tensors]
         if hashing is not None:
-            report["hashes"] = hashes_data([r.source for r in plan.sources if isinstance(r.source, File)], hashing)
+            report["hashes"] = hashes_data(
+                [r.source for r in plan.sources if isinstance(r.source, File | Distant)], hashing
+            )
         return report
 
 
-def hashes_data(files: list[File], hashing: Progress) -> Report:
+def hashes_data(files: list[File | Distant], hashing: Progress) -> Report:
     """The hashes of a file, or of each file of a source in several."""
     from ckptool.identify.hashes import hashes_of
 
@@ -134,24 +138,24 @@ def pickle_problems(plan: Plan) -> list[str]:
     return []
 
 
-def sidecar_of(path: Path) -> bytes | None:
+def sidecar_of(path: Where) -> bytes | None:
     """The `<stem>.yaml` beside a file, None when there is none that is small and readable."""
     if not path.is_file() or path.suffix == ".yaml":
         return None
     return small_file(path.with_suffix(".yaml"), MAX_SIZE)
 
 
-def small_file(path: Path, most: int) -> bytes | None:
-    if not path.is_file():
-        return None
+def small_file(path: Where, most: int) -> bytes | None:
+    if not path.is_file() or (isinstance(path, Place) and path.store.files() is None):
+        return None  # a web server is not asked for what may not be there
     try:
-        with File.open(path) as file:
+        with open_at(path) as file:
             return Record.whole(file).read(0, file.size) if file.size <= most else None
     except (CkptoolError, OSError):
         return None
 
 
-def folder_of(path: Path) -> Folder:
+def folder_of(path: Where) -> Folder:
     """What the settings of a diffusers folder say: texts of a known place, and nothing else of them."""
     pipeline = settings(path / "model_index.json").get("_class_name")
     scheduler = settings(path / "scheduler" / "scheduler_config.json").get("prediction_type")
@@ -161,7 +165,7 @@ def folder_of(path: Path) -> Folder:
     )
 
 
-def settings(path: Path) -> dict[str, Any]:
+def settings(path: Where) -> dict[str, Any]:
     """A small JSON object, empty when it is none."""
     import json
 

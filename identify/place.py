@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptool.address import Address, Source
 from ckptool.convert.destination import ENDING, PT
+from ckptool.convert.remote import Where, is_folder
 from ckptool.errors import Refused, UsageError
 from ckptool.identify.folders import SAME_AS, UIS, NoPlace, where
 from ckptool.identify.identify import identify
@@ -56,15 +58,15 @@ class Placement:
         return self.folder / self.name
 
 
-def identified(source: Path, plan: Plan) -> Identity:
+def identified(source: Where, plan: Plan) -> Identity:
     """What the source is, its sidecar and the settings of its folder considered."""
-    if source.is_dir():
+    if is_folder(source):
         return identify(plan, None, folder_of(source))
     return identify(plan, sidecar_of(source))
 
 
 def placement(
-    source: Path, plan: Plan, identity: Identity, ui: str, root: Path, convert: bool, said: str | None
+    source: Source, plan: Plan, identity: Identity, ui: str, root: Path, convert: bool, said: str | None
 ) -> Placement:
     """Decide where a file goes; `said` is the kind that a person gave. Writes nothing.
 
@@ -98,7 +100,7 @@ def unloadable(plan: Plan, kind: str, ui: str) -> NoPlace | None:
     return DIFFUSERS_VAE if kind == "vae" and ui == "a1111" and in_diffusers_names else None
 
 
-def check_form(source: Path, plan: Plan, convert: bool) -> None:
+def check_form(source: Source, plan: Plan, convert: bool) -> None:
     """Raises Refused for what would have to be converted first."""
     if plan.format == "safetensors" or convert:
         return
@@ -157,18 +159,22 @@ def inside(root: Path, folder: str) -> Path:
     return path
 
 
-def safe_stem(source: Path) -> str:
+def safe_stem(source: Source) -> str:
     """The source's name without its ending, fit to be a file's name everywhere and to stand in a prompt."""
-    if source.name in ("", ".", ".."):
-        source = source.resolve()
-    name = source.name.removesuffix(".index.json")
-    stem = name if source.is_dir() or "." not in name[1:] else name.rpartition(".")[0]
+    stem = source.stem if isinstance(source, Address) else stem_of(source)
     safe = "".join("_" if c in FORBIDDEN or not c.isprintable() else c for c in stem).strip(" .")
     return safe.encode("utf-8", "replace")[:MAX_NAME].decode("utf-8", "ignore").strip(" .") or "model"
 
 
+def stem_of(source: Path) -> str:
+    if source.name in ("", ".", ".."):
+        source = source.resolve()
+    name = source.name.removesuffix(".index.json")
+    return name if source.is_dir() or "." not in name[1:] else name.rpartition(".")[0]
+
+
 def warnings_of(
-    source: Path, name: str, kind: str, ui: str, folder: Path, identity: Identity, said: str | None
+    source: Source, name: str, kind: str, ui: str, folder: Path, identity: Identity, said: str | None
 ) -> Iterator[str]:
     """What a person should know about the place."""
     if said is not None and identity.kind not in (said, "unknown"):
@@ -186,5 +192,5 @@ def warnings_of(
         yield f"A1111 reads {name!r} by itself only beside its checkpoint; here it has to be chosen as the VAE"
 
 
-def label(path: Path) -> str:
+def label(path: Source) -> str:
     return escape(str(path), 1000)

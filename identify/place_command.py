@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from ckptool.address import Address, Source
 from ckptool.convert.read import read
+from ckptool.convert.remote import located
 from ckptool.convert.sidecar import find_sidecar
 from ckptool.errors import CkptoolError, UsageError
 from ckptool.hashes import sha256_of
@@ -16,7 +18,7 @@ from ckptool.identify.folders import KINDS, UIS
 from ckptool.identify.identity import Identity
 from ckptool.identify.place import Placement, identified, label, placement
 from ckptool.identify.place_files import THERE, is_there, put
-from ckptool.options import reporting
+from ckptool.options import SourceType, reporting
 from ckptool.progress import bar
 from ckptool.report import Report, check_report, plan_data, refusal_data, to_json, write_report
 from ckptool.tensor import Plan
@@ -27,7 +29,7 @@ DRY = "dry run"
 
 
 @click.command("place", short_help="Put a file where a UI looks for its kind.")
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC", type=SourceType())
 @click.option("--ui", required=True, type=click.Choice(list(UIS)), help="The UI that is to find it.")
 @click.option("--root", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The UI's own folder.")
 @click.option("--link", is_flag=True, help="Link instead of copying: a hard link where possible, else a symbolic one.")
@@ -35,7 +37,7 @@ DRY = "dry run"
 @click.option("--kind", type=click.Choice(KINDS), metavar="KIND", help="What the file is, where it cannot be told.")
 @click.option("--dry-run", is_flag=True, help="Show the path and write nothing.")
 @reporting
-def command(source: Path, **options: Any) -> None:
+def command(source: Source, **options: Any) -> None:
     """Put a file where a UI looks for its kind, and refuse what the UI could not load.
 
     Nothing is overwritten, and pickles are refused unless --convert disarms them on the way. The <stem>.yaml beside
@@ -62,14 +64,16 @@ def command(source: Path, **options: Any) -> None:
             click.echo(line, err=options["as_json"])
 
 
-def placed(source: Path, stack: ExitStack, options: dict[str, Any]) -> tuple[Report, list[str]]:
+def placed(source: Source, stack: ExitStack, options: dict[str, Any]) -> tuple[Report, list[str]]:
     """Place the file, or on a dry run decide where: the report and what people are told."""
-    plan = read(source, stack)
-    identity = identified(source, plan)
+    where = located(source)
+    plan = read(where, stack)
+    identity = identified(where, plan)
     choice = placement(source, plan, identity, options["ui"], options["root"], options["convert"], options["kind"])
     check_report(options["report"], [choice.path])
-    if options["link"] and (choice.convert or source.is_dir()):
-        what = "a folder" if source.is_dir() else "what has to be converted"
+    if options["link"] and (choice.convert or not source.is_file()):
+        what = "what has to be converted" if isinstance(source, Path) and not source.is_dir() else "a folder"
+        what = "what is on another machine" if isinstance(source, Address) else what
         raise UsageError(f"{label(source)}: {what} cannot be linked", "leave out --link, or give a safetensors file")
     sidecar, goal, left_out = find_sidecar(source, choice.path, False)
     if choice.kind == "hypernetwork" and plan.structure is not None:
@@ -87,7 +91,7 @@ def placed(source: Path, stack: ExitStack, options: dict[str, Any]) -> tuple[Rep
 
 
 def report_of(
-    source: Path,
+    source: Source,
     plan: Plan,
     choice: Placement,
     identity: Identity,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ckptool.address import Source
 from ckptool.convert.crew import Advance
 from ckptool.convert.gather import pieces
 from ckptool.convert.layout import Layout, layout
@@ -44,7 +45,7 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
-def put(source: Path, plan: Plan, placement: Placement, link: bool, advance: Advance) -> str:
+def put(source: Source, plan: Plan, placement: Placement, link: bool, advance: Advance) -> str:
     """Place the file and its sidecar, and say how.
 
     Raises UsageError when another file has the name, Unwritable when there is no room or permission.
@@ -61,11 +62,11 @@ def put(source: Path, plan: Plan, placement: Placement, link: bool, advance: Adv
         elif placement.convert:
             how = convert(plan, placement, advance)
         else:
-            how = link_in(source, target) if link else copy_in(plan, target, advance)
+            how = link_in(source, target) if link and isinstance(source, Path) else copy_in(plan, target, advance)
     return how
 
 
-def is_there(source: Path, plan: Plan, placement: Placement) -> bool:
+def is_there(source: Source, plan: Plan, placement: Placement) -> bool:
     """What would be placed is in its place already. Raises UsageError when something else is."""
     there = os.path.lexists(placement.path)
     if there and not same(source, plan, placement):
@@ -118,13 +119,13 @@ def link_in(source: Path, target: Path) -> str:
     return HARD
 
 
-def same(source: Path, plan: Plan, placement: Placement) -> bool:
+def same(source: Source, plan: Plan, placement: Placement) -> bool:
     """What is there already is what would be put there."""
     target = placement.path
     if not target.is_file():
         return False
     if not placement.convert:
-        return os.path.samefile(source, target) or equal_files(plan.sources[0], target)
+        return (isinstance(source, Path) and os.path.samefile(source, target)) or equal_files(plan.sources[0], target)
     if placement.kind == "hypernetwork":
         return equal_hypernetwork(plan, target)
     return equal_plan(plan, target)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from ckptool.address import Source
 from ckptool.convert.destination import destination_of
 from ckptool.convert.transform_command import Work, transform
 from ckptool.errors import UsageError
@@ -69,7 +70,7 @@ def threshold_value(_: click.Context, __: click.Parameter, value: str | None) ->
 @click.option("--rank-energy", type=float, metavar="E", help="Lower it as far as this share of the energy stays.")
 @click.option("--to-lora", is_flag=True, help="Turn LoHa, LoKr and full differences into plain LoRA.")
 @transforming
-def command(source: Path, destination: Path | None, **options: Any) -> None:
+def command(source: Source, destination: Path | None, **options: Any) -> None:
     """Remove what inference does not need: EMA, training state, and what you name. All else stays, to the bit.
 
     SRC is anything that convert reads. DST defaults to SRC with -pruned.safetensors. The result is identified again:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ckptool.address import Source
 from ckptool.convert.transform_command import Work, transform
 from ckptool.errors import Refused
 from ckptool.options import Options
@@ -69,7 +70,7 @@ def components(function: F) -> F:
 
 
 def cast(
-    source: Path,
+    source: Source,
     destination: Path | None,
     suffix: str,
     settings: Settings,

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ckptool.address import Source
 from ckptool.options import Options, transforming
 from ckptool.quantize.cast_command import cast, casting, components
 from ckptool.quantize.choose import Settings
@@ -15,7 +16,7 @@ from ckptool.quantize.choose import Settings
 @components
 @transforming
 def command(
-    source: Path,
+    source: Source,
     destination: Path | None,
     keep_fp32: tuple[str, ...],
     on_overflow: str,

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ckptool.address import Source
 from ckptool.options import Options, transforming
 from ckptool.quantize.cast_command import cast, casting
 from ckptool.quantize.choose import Settings
@@ -46,7 +47,7 @@ FORMATS = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2"}
 @casting
 @transforming
 def command(
-    source: Path,
+    source: Source,
     destination: Path | None,
     to: str,
     scale: bool,

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptool.address import Address, Source
 from ckptool.convert.crew import Advance
 from ckptool.convert.read import read
 from ckptool.convert.writer import check_sources
 from ckptool.errors import EXIT_NO_PARITY, CkptoolError, UsageError
 from ckptool.hashes import sha256_of
-from ckptool.options import reporting
+from ckptool.options import SourceType, reporting
 from ckptool.progress import bar
 from ckptool.prune.aliases import opened
 from ckptool.report import SCHEMA_VERSION, Report, check_report, to_json, write_report
@@ -36,8 +37,8 @@ INSTALL = "pip install 'ckptool[verify]'"
 
 
 @click.command("verify", short_help="Prove that a changed model is still the same.")
-@click.argument("original", metavar="ORIGINAL", type=click.Path(path_type=Path))
-@click.argument("candidate", metavar="CANDIDATE", type=click.Path(path_type=Path))
+@click.argument("original", metavar="ORIGINAL", type=SourceType())
+@click.argument("candidate", metavar="CANDIDATE", type=SourceType())
 @click.option(
     "--expect",
     multiple=True,
@@ -58,7 +59,7 @@ INSTALL = "pip install 'ckptool[verify]'"
 @click.option("--size", type=click.IntRange(8, 128), default=32, show_default=True, help="Rows of the latent.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of all noise.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True, help="Runs it.")
-@click.option("--base", type=click.Path(path_type=Path), metavar="FILE", help="The checkpoint that an addon is for.")
+@click.option("--base", type=SourceType(), metavar="FILE", help="The checkpoint that an addon is for.")
 @click.option(
     "--pictures",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -67,7 +68,7 @@ INSTALL = "pip install 'ckptool[verify]'"
 )
 @click.option("-f", "--force", is_flag=True, help="Replace pictures of an earlier run.")
 @reporting
-def command(original: Path, candidate: Path, **options: Any) -> None:
+def command(original: Source, candidate: Source, **options: Any) -> None:
     """Prove that a changed model is still the same: each tensor explained, then a denoise step on both.
 
     First every tensor of CANDIDATE is held against ORIGINAL: identical, the exact rounding of it, zeroed below a
@@ -93,7 +94,7 @@ def command(original: Path, candidate: Path, **options: Any) -> None:
         sys.exit(EXIT_NO_PARITY)
 
 
-def check(original: Path, candidate: Path, options: dict[str, Any]) -> None:
+def check(original: Source, candidate: Source, options: dict[str, Any]) -> None:
     """Raises UsageError for what cannot be done, before anything is read."""
     check_report(options["report"], [original, candidate, *options["expect"]])
     check_number("--threshold", options["threshold"])
@@ -116,7 +117,7 @@ def check(original: Path, candidate: Path, options: dict[str, Any]) -> None:
         )
 
 
-def verify(original: Path, candidate: Path, options: dict[str, Any]) -> "tuple[Report, Evidence]":
+def verify(original: Source, candidate: Source, options: dict[str, Any]) -> "tuple[Report, Evidence]":
     """The report, and what its page shows beside it."""
     from ckptool.verify.histogram import Histograms
 
@@ -136,7 +137,9 @@ def verify(original: Path, candidate: Path, options: dict[str, Any]) -> "tuple[R
             check_sources(plan)
     report = report_of((str(original), str(candidate)), plans, explanation, results, settings_of(options))
     if options["report"] or options["as_json"]:
-        report["sha256"] = {str(path): sha256_of(path) for path in (original, candidate) if path.is_file()}
+        report["sha256"] = {
+            str(path): sha256_of(path) for path in (original, candidate) if isinstance(path, Path) and path.is_file()
+        }
     activations = {name: result.activations for name, result in results.items()}
     return report, evidence_of(plans, explanation, histograms, activations, pictures)
 
@@ -178,7 +181,7 @@ def settings_of(options: dict[str, Any]) -> Report:
 def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | Address) else value
 
 
 def tell(report: Report, evidence: "Evidence", options: dict[str, Any]) -> None:
@@ -196,7 +199,7 @@ def tell(report: Report, evidence: "Evidence", options: dict[str, Any]) -> None:
         click.echo(line, err=options["as_json"])
 
 
-def tell_refusal(original: Path, candidate: Path, error: CkptoolError, options: dict[str, Any]) -> None:
+def tell_refusal(original: Source, candidate: Source, error: CkptoolError, options: dict[str, Any]) -> None:
     refusal = {
         "schema_version": SCHEMA_VERSION,
         "path": str(candidate),

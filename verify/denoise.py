@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import inf, nan, prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptool.address import Source
 from ckptool.convert.read import read
 from ckptool.identify.identify import identify
 from ckptool.prune.svd import Unfit
@@ -37,7 +37,7 @@ class Settings:
     """Rows and columns of the latent."""
     seed: int = 0
     device: str = "cpu"
-    base: Path | None = None
+    base: Source | None = None
     """The checkpoint that an addon is applied to; without one, a seeded one of the right architecture."""
 
 

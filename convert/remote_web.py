@@ -1,0 +1,117 @@
+"""Files of web servers: opened by ranges, or taken whole where they are small and the server knows no ranges."""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from ckptool.address import Address
+from ckptool.convert.remote import Place
+from ckptool.convert.remote_bytes import Passing, Patience, Remote, Waits
+from ckptool.convert.remote_http import Http, HttpOrigin, HttpPart, int_of
+from ckptool.errors import Unreachable
+from ckptool.source import File
+from ckptool.text import escape, size
+
+HEAD = 1 << 16
+"""Bytes that the first request asks for: a small file, or what tells a large one's kind and size."""
+MOST_WHOLE = 1 << 26
+"""A file up to this size is taken whole from a host that gives no ranges."""
+HUB = "https://huggingface.co"
+PAGE = re.compile(r"/([\w.-]+/[\w.-]+)/(?:resolve|blob|raw)/([^/]+)/(.+)")
+T = TypeVar("T")
+
+
+def endpoint() -> str:
+    """Where the Hub is: the address that its own tools take as well."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def hub_address(address: Address) -> Address | None:
+    """The same file as a file of the Hub, where an address is that of its page or its download."""
+    parts, hub = address.parts, urlsplit(endpoint())
+    page = PAGE.fullmatch(parts.path)
+    if page is None or (parts.scheme, parts.netloc.lower()) != (hub.scheme, hub.netloc.lower()):
+        return None
+    return Address(f"hf://{page[1]}@{page[2]}/{unquote(page[3])}")
+
+
+def web_place(address: Address) -> Place:
+    whole, _, query = address.url.partition("?")
+    folder, _, name = whole.rpartition("/")
+    return Place(Web(folder, name, query), name)
+
+
+@dataclass(slots=True, eq=False)
+class Web:
+    """A folder of a web server, of which nobody knows what is in it."""
+
+    folder: str
+    given: str
+    query: str
+    patience: Patience = field(default_factory=Patience)
+
+    def label(self, path: str) -> str:
+        return str(Address(self.url(path)))
+
+    def files(self) -> Mapping[str, int] | None:
+        return None
+
+    def url(self, path: str) -> str:
+        return f"{self.folder}/{path}" + (f"?{self.query}" if self.query and path == self.given else "")
+
+    def open(self, path: str) -> Remote | File:
+        label = escape(self.label(path), 1000)
+        return opened(HttpOrigin(Http(self.patience), self.url(path), label, {}), self.patience)
+
+
+def opened(origin: HttpOrigin, patience: Patience) -> Remote | File:
+    """The file at an address. Raises UsageError when there is none, Unreachable when it is not to be had."""
+    return patiently(lambda: opened_once(origin, patience), origin.label, patience)
+
+
+def patiently(ask: Callable[[], T], label: str, patience: Patience) -> T:
+    """The answer, asked for again where that may help."""
+    waits, failed = Waits(label, patience), 0
+    while True:
+        try:
+            return ask()
+        except Passing as error:
+            failed += 1
+            waits.wait(error, failed)
+
+
+def opened_once(origin: HttpOrigin, patience: Patience) -> Remote | File:
+    response = origin.first(HEAD)
+    try:
+        if response.status == 200:
+            return taken_whole(HttpPart(response, MOST_WHOLE + 1, patience), origin)
+        assert origin.size is not None
+        remote = Remote(origin, origin.label, origin.size, patience)
+        if origin.size:
+            part = HttpPart(response, min(HEAD, origin.size), patience)
+            remote.keep(0, b"".join(part.rest()))
+            remote.asked = HEAD
+        return remote
+    finally:
+        response.close()
+
+
+def taken_whole(part: HttpPart, origin: HttpOrigin) -> File:
+    """A small file in an unnamed temporary one."""
+    refusal = Unreachable(
+        f"{origin.label}: its host gives no ranges, and more than {size(MOST_WHOLE)} are not taken whole",
+        "download it first, then give its path",
+    )
+    if int_of(part.response.headers.get("content-length")) > MOST_WHOLE:
+        raise refusal
+    with tempfile.TemporaryFile() as spool:
+        for data in part.rest():
+            spool.write(data)
+        if part.taken > MOST_WHOLE:
+            raise refusal
+        spool.flush()
+        return File.adopt(spool.fileno(), origin.label)
