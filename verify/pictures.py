@@ -18,6 +18,8 @@ SEEN = 0.5
 """A picture from -1 to 1 whose values span less than this is stretched, so that something can be seen."""
 TAILS = (1, 99)
 """Per cent: what is below and above is black and white where numbers are drawn that are no picture."""
+MOST = 1e9
+"""A difference that is still black after so much amplification is rounding, and of no interest."""
 LATENT = 4
 # What red, green and blue are of each channel of a latent, about: linear fits that the community uses as previews.
 FACTORS: dict[str, tuple[tuple[float, float, float], ...]] = {
@@ -67,8 +69,8 @@ def drawn(original: Any, candidate: Any, label: str, is_picture: bool) -> Pictur
     factor = amplification(span, float(finite.max(initial=0)), bool(len(finite) < apart.size))
     shares = numpy.where(numpy.isfinite(apart), apart * (factor or 1.0) / span, 1.0)
     broken = int(after.size - numpy.count_nonzero(numpy.isfinite(after)))
-    sides = (png((numpy.nan_to_num(side, nan=low, posinf=low, neginf=low) - low) / span) for side in (before, after))
-    return Pictures(*sides, png(shares), label, low, high, factor, broken)
+    one, two = (png((numpy.nan_to_num(side, nan=low, posinf=low, neginf=low) - low) / span) for side in (before, after))
+    return Pictures(one, two, png(shares), label, low, high, factor, broken)
 
 
 def scale(before: Any, is_picture: bool) -> tuple[float, float]:
@@ -88,7 +90,7 @@ def amplification(span: float, largest: float, is_broken: bool) -> float | None:
     """The largest of 1, 2, 5, 10 … that does not drive the largest difference beyond white."""
     if not largest:
         return 1.0 if is_broken else None
-    room = span / largest
+    room = min(span / largest, MOST)
     if room <= 1:
         return 1.0
     decade = 10.0 ** floor(log10(room))
@@ -117,18 +119,17 @@ def preview(latent: Any, base: str | None) -> Any:
 
 def pictures_of(component: str, original: Any, candidate: Any, base: str | None = None) -> Pictures:
     """Of outputs as they come from a network, numpy arrays of one shape."""
-    both = original, candidate
     if original.ndim == 4 and original.shape[1] == LATENT:
         label = "The denoised latent by a linear preview: its colours are near those of the picture, no more"
-        return drawn(*(preview(latent, base) for latent in both), label, True)
+        return drawn(preview(original, base), preview(candidate, base), label, True)
     if original.ndim == 4 and original.shape[1] == 3:
-        return drawn(*(plane(array) for array in both), "A seeded latent, decoded", True)
+        return drawn(plane(original), plane(candidate), "A seeded latent, decoded", True)
     label = "Its output, as numbers: no picture"
     if component.startswith("text_encoder"):
         label = "The encoded prompt, as numbers: a row for each token, a column for each feature"
     elif original.ndim == 4 and original.shape[1] > LATENT:
         label = "The first three channels of the denoised latent: no picture"
-    return drawn(*(plane(array) for array in both), label, False)
+    return drawn(plane(original), plane(candidate), label, False)
 
 
 def every_picture(
@@ -139,7 +140,8 @@ def every_picture(
     for name, result in results.items():
         if name in decoded:
             label = "The denoised latent, decoded by each file's own VAE"
-            found[name] = drawn(*(plane(array) for array in decoded[name]), label, True)
+            before, after = decoded[name]
+            found[name] = drawn(plane(before), plane(after), label, True)
         elif result.original is not None and result.candidate is not None:
             found[name] = pictures_of(name, result.original, result.candidate, base)
     return found
