@@ -7,7 +7,8 @@ SHEET = """
 .tile b { display: block; font-size: 1.5rem; line-height: 1.2; }
 .all th { padding: 0; } .all td { font-variant-numeric: tabular-nums; }
 .all td:nth-child(2) { min-width: 11rem; } .all td:nth-child(n+5) { white-space: nowrap; }
-.all button { all: unset; box-sizing: border-box; cursor: pointer; font-weight: 600; padding: .3rem .6rem; width: 100%; }
+.all button { all: unset; box-sizing: border-box; cursor: pointer; font-weight: 600; }
+.all button { padding: .3rem .6rem; width: 100%; }
 .all button:focus-visible { outline: 2px solid; } .all button[data-order=up]::after { content: " ▴"; }
 .all button[data-order=down]::after { content: " ▾"; }
 details { border: 1px solid #8884; border-radius: .5rem; margin: .5rem 0; padding: .4rem .8rem; }

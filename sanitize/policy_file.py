@@ -11,7 +11,7 @@ from ckptool.text import escape
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 TABLE = ("tool", "ckptool", "sanitize")
 PROJECT = Path("pyproject.toml")
@@ -42,9 +42,10 @@ def load(path: Path) -> dict[str, Any]:
     if len(data) > MOST:
         raise UsageError(f"{label}: more than {MOST:,} bytes are no policy", HINT)
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        found: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{label}: is no TOML: {escape(str(error), 200)}", HINT) from error
+    return found
 
 
 def inner(table: dict[str, Any]) -> dict[str, Any] | None:

@@ -114,13 +114,12 @@ def read_receipt(path: Path) -> Report:
     except OSError as error:
         raise UsageError(f"{label}: cannot be read: {error.strerror}", "sanitize writes it") from error
     try:
-        found = json.loads(data) if len(data) <= MOST else None
+        found: Any = json.loads(data) if len(data) <= MOST else None
     except (ValueError, RecursionError):
         found = None
     if not is_receipt(found):
         raise Malformed(f"{label}: is no receipt", "remove it, and sanitize its source again")
-    receipt: Report = found
-    return receipt
+    return dict(found)
 
 
 def is_receipt(found: Any) -> bool:
@@ -171,14 +170,14 @@ def standing(job: Job, by_hash: bool) -> Report | None:
 
 def is_for(receipt: Report, job: Job) -> bool:
     same = receipt["policy"].get("sha256") == job.policy.sha256 and receipt["source"] == job.relative
-    return same and receipt["tool"].get("version") == __version__
+    return bool(same and receipt["tool"].get("version") == __version__)
 
 
 def is_there(receipt: Report, output: Path) -> bool:
     sidecar = receipt["output"]["sidecar"]
-    return output.stat().st_size == receipt["output"]["bytes"] and (
-        sidecar is None or output.with_name(sidecar["name"]).stat().st_size == sidecar["bytes"]
-    )
+    if sidecar is not None and output.with_name(sidecar["name"]).stat().st_size != sidecar["bytes"]:
+        return False
+    return bool(output.stat().st_size == receipt["output"]["bytes"])
 
 
 def is_input(receipt: Report, path: Path, by_hash: bool) -> bool:

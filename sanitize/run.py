@@ -108,7 +108,7 @@ def answer(worker: Worker, item: Item, job: Job) -> Report:
     if item.problem:
         error = Refused(f"{escape(job.shown, 1000)}: {item.problem}", "give the file itself, if it is to be read")
         job.clear()
-        own = {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
+        own: Report = {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
         return refusal_data(job.shown, error.message, error.hint) | own
     done = standing(job, by_hash=False)
     if done is not None:

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +42,20 @@ class Ended:
         number = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
         return {
             "size": len(self.result),
-            "signal": signal.Signals(number).name if number in iter(signal.Signals) else str(number or ""),
+            "signal": name_of(number),
             "exit": os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None,
             "limit": "time" if self.late else LIMITS.get(number),
             "rss": self.rss,
             "cpu": self.cpu,
         }
+
+
+def name_of(number: int) -> str:
+    """SIGKILL …, empty for 0."""
+    try:
+        return signal.Signals(number).name if number else ""
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 class Gone(Exception):  # a message to the loop, no error for people
@@ -72,9 +81,8 @@ def main() -> None:
 
 def load() -> None:
     """What every child needs, so that none has to load it."""
-    import numpy  # noqa: F401
-    import numpy.lib.stride_tricks  # noqa: F401
     import numkong  # noqa: F401
+    import numpy  # noqa: F401
 
     import ckptool.convert.folders
     import ckptool.convert.hypernetwork
@@ -149,10 +157,8 @@ def wait_a_little(pid: int) -> None:
 def end(pid: int) -> None:
     """The child and whatever it started; it leads a group of its own, as soon as it runs."""
     for kill in (os.killpg, os.kill):
-        try:
+        with suppress(OSError):  # it has ended already, or leads no group yet
             kill(pid, signal.SIGKILL)
-        except OSError:
-            pass  # it has ended already, or leads no group yet
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def write_sums(out: Path) -> None:
             except CkptoolError:
                 continue  # `receipt verify` tells of it
             lines += [line(os.fsencode(file.relative_to(out)), sha256) for file, sha256 in files_of(path, receipt)]
-        data = b"".join(sorted(lines, key=lambda text: text.partition(b"  ")[2]))
+        data = b"".join(sorted(lines, key=name_in))
         with Output(out / SUMS, len(data), force=True) as file:
             write_at(file.fd, data, 0)
 
@@ -55,6 +55,10 @@ def line(name: bytes, sha256: str) -> bytes:
     """A name that would break the line is escaped as coreutils do."""
     escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if escaped != name else b"") + sha256.encode() + b"  " + escaped + b"\n"
+
+
+def name_in(text: bytes) -> bytes:
+    return text.partition(b"  ")[2]
 
 
 @contextmanager
