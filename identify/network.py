@@ -191,14 +191,15 @@ def unet_variant(
         return "unclip", (f"{shown(label)}: conditioned on an image",)
     if base == "sdxl" and ("up", 0) in view.places and ("mid", 0) not in view.places:
         deepest = (view.depths.get(("down", 1), -1), view.depths.get(("down", 2), -1))
-        variant = WITHOUT_MIDDLE.get(deepest)
-        return variant, (f"no attention in the middle, as in {variant or 'distilled models'}",)
+        variant = WITHOUT_MIDDLE.get(deepest, "distilled")
+        like = variant if deepest in WITHOUT_MIDDLE else "distilled models"
+        return variant, (f"no attention in the middle, as in {like}",)
     return None, ()
 
 
 def restored_names(names: Names) -> Names | None:
     """The few names that tell a UNet, from a file that holds nothing but averages: their names have lost their dots."""
-    wanted = [*FIRST_CONVS, "time_embed.0.weight", *LABELS]
+    wanted = [*FIRST_CONVS, "time_embed.0.weight", *LABELS, "middle_block.1.proj_in.weight"]
     for place in ("1.1", "2.1", "4.1", "5.1", "7.1", "8.1"):
         block = f"input_blocks.{place}"
         wanted += [f"{block}.proj_in.weight", *(f"{block}.transformer_blocks.{n}.attn2.to_k.weight" for n in (0, 1))]

@@ -209,9 +209,9 @@ def test_adapters_are_known_behind_what_stands_before_every_name(name: str, pref
     assert (wrapped.kind, wrapped.algorithm, wrapped.base) == (plain.kind, plain.algorithm, plain.base)
 
 
-def test_distilled_models_that_are_not_known_get_no_name() -> None:
+def test_distilled_models_that_are_not_known_get_no_name_of_one() -> None:
     middle = {name: d for name, d in load("sdxl-base").items() if "middle_block.1." not in name}
-    assert (known(middle).base, known(middle).variant) == ("sdxl", None)
+    assert (known(middle).base, known(middle).variant) == ("sdxl", "distilled")
     assert any("no attention in the middle" in line for line in known(middle).evidence)
 
 
