@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from ckptool.convert.destination import ENDING
+from ckptool.convert.scan import MODEL_ENDINGS
 from ckptool.errors import UsageError
 from ckptool.sanitize.sources import Item
 from ckptool.text import escape
@@ -16,10 +17,11 @@ RECEIPT = ".receipt.json"
 def targets_of(items: list[Item]) -> dict[Item, str]:
     """Item -> its output below the output folder.
 
-    `a.ckpt` becomes a.safetensors; where that is taken by another source, `a.ckpt.safetensors`. Raises UsageError
-    where that is taken too, which takes two sources of one relative name.
+    `a.ckpt` becomes a.safetensors; where that is taken by another source, `a.ckpt.safetensors`, as is what has no
+    ending of a model: `a.yaml` and `a.png` beside it are hardly ever one. Raises UsageError where that is taken too,
+    which takes two sources of one relative name.
     """
-    found = {item: short(item.relative) for item in items}
+    found = {item: short(item.relative) if is_named(item.relative) else long(item.relative) for item in items}
     for item in clashing(found):
         found[item] = long(item.relative)
     for item in clashing(found):
@@ -41,6 +43,11 @@ def clashing(found: dict[Item, str]) -> list[Item]:
 
 def clash(one: str, other: str) -> bool:
     return one == other or PurePosixPath(other) in PurePosixPath(one).parents
+
+
+def is_named(relative: str) -> bool:
+    path = PurePosixPath(relative)
+    return path.suffix.lower() in MODEL_ENDINGS or path.name.endswith(INDEX)
 
 
 def short(relative: str) -> str:

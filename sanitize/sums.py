@@ -46,7 +46,8 @@ def write_sums(out: Path) -> None:
             except CkptoolError:
                 continue  # `receipt verify` tells of it
             lines += [line(os.fsencode(file.relative_to(out)), sha256) for file, sha256 in files_of(path, receipt)]
-        data = b"".join(sorted(lines, key=name_in))
+        lines.sort(key=name_in)
+        data = b"".join(lines)
         with Output(out / SUMS, len(data), force=True) as file:
             write_at(file.fd, data, 0)
 

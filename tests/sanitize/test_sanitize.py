@@ -129,10 +129,12 @@ def test_sources_of_one_name_keep_their_endings(tmp_path: Path) -> None:
     plain = write(tmp_path / "one", {"a.pt": embedding()})
     sanitize(plain, tmp_path / "one/out")
     safe = (tmp_path / "one/out/a.safetensors").read_bytes()
-    up = write(tmp_path / "up", {"a.pt": embedding(), "a.ckpt": evil(), "a.safetensors": safe})
+    up = write(tmp_path / "up", {"a.pt": embedding(), "a.ckpt": evil(), "a.safetensors": safe, "b.pt": embedding()})
+    write(up, {"b.png": b"\x89PNG", "b.yaml": b"model: {}\n"})
     done = sanitize(up, tmp_path / "out")
     assert {name: Path(report["output"]["path"]).name for name, report in done.reports.items()} == {
         "a.pt": "a.pt.safetensors", "a.ckpt": "a.ckpt.safetensors", "a.safetensors": "a.safetensors",
+        "b.pt": "b.safetensors",
     }  # fmt: skip
 
 
