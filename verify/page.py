@@ -117,13 +117,19 @@ def reasons(report: Report) -> Iterator[str]:
     lines += report["problems"]
     if lines:
         yield f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
-    over: dict[str, int] = {}
-    for item in report["overflow"]:
-        over[item["component"]] = over.get(item["component"], 0) + 1
-    for name, count in over.items():
-        advice = ADVICE.get(name, "keep it in F32")
-        words = f"In half precision {plural(count, 'layer')} of the {name} would overflow: {advice}."
-        yield f'<p class="warning">{escape(words)}</p>'
+    yield from (f'<p class="warning">{escape(words)}</p>' for words in warnings(report["overflow"]))
+
+
+def warnings(overflow: list[Report]) -> Iterator[str]:
+    """What will go wrong with either file, a sentence for each component."""
+    for name in ordered(item["component"] for item in overflow):
+        largest = [item["max_activation"] for item in overflow if item["component"] == name]
+        broken = largest.count("inf")
+        if broken:
+            yield f"Even in F32 {plural(broken, 'layer')} of the {name} came out infinite or NaN."
+        if len(largest) > broken:
+            count = plural(len(largest) - broken, "layer")
+            yield f"In half precision {count} of the {name} would overflow: {ADVICE.get(name, 'keep it in F32')}."
 
 
 def beyond(item: Report) -> str:

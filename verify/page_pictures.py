@@ -36,7 +36,9 @@ def row(name: str, pictures: Pictures) -> str:
     scale = f"Black is {number(pictures.low)}, white is {number(pictures.high)}."
     told = [pictures.label + ".", scale, difference_words(pictures)]
     if pictures.broken:
-        told.append(f"{plural(pictures.broken, 'value')} of the candidate infinite or NaN.")
+        told.append(
+            f"{plural(pictures.broken, 'value')} of the candidate infinite or NaN, and white in the difference."
+        )
     columns, rows = size_of(pictures.original)
     strips = " strips" if columns > STRIP * rows else ""
     return (

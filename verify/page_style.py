@@ -63,7 +63,8 @@ a { color: var(--blue); text-decoration: none; } a:hover { text-decoration: unde
 
 .wide + .wide { margin-top: 1.25rem; }
 .three { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1.25rem; }
-img { display: block; width: 100%; height: auto; image-rendering: pixelated; border-radius: .4rem; }
+img { display: block; width: 100%; height: auto; image-rendering: pixelated; border-radius: .4rem;
+  outline: 1px solid var(--rule); }
 .three figure { max-width: 22rem; }
 .three img { max-height: 22rem; object-fit: contain; }
 .strips .three { grid-template-columns: 1fr; gap: .6rem; } .strips .three figure { max-width: none; }
@@ -89,7 +90,7 @@ text.said { fill: var(--bad); font-weight: 600; paint-order: stroke; stroke: var
 .blocks, .layers { list-style: none; padding: 0; }
 .blocks li { display: grid; grid-template-columns: 11.5rem minmax(0, 1fr) 5.5rem; align-items: center; }
 .blocks .name, .layers .name { font: .8rem ui-monospace, monospace; }
-.blocks .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.blocks .name { font-size: .76rem; line-height: 1.1; }
 .value { text-align: right; font-size: .82rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .layers li { display: flex; justify-content: space-between; gap: 1rem; padding: .25rem 0;
   border-top: 1px solid var(--rule); }
@@ -138,7 +139,7 @@ dt { color: var(--quiet); } dd small { color: var(--quiet); }
   nav { gap: .25rem 1rem; position: static; }
   .three { gap: .6rem; } .three figcaption { font-size: .78rem; }
   .blocks li { grid-template-columns: 8.6rem minmax(0, 1fr) 4.4rem; } .value { font-size: .72rem; }
-  .blocks .name { font-size: .66rem; line-height: 1.1; white-space: normal; overflow: visible; }
+  .blocks .name { font-size: .66rem; }
   .tensors tr { display: block; padding: .6rem 0; border-top: 1px solid var(--rule); }
   .tensors td, .tensors td:first-child { display: block; width: auto; border: 0; padding: .1rem 1rem; }
     .tensors td:empty { display: none; }

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ckptool.verify.denoise import ComponentResult
 
 SIDES = ("original", "candidate", "difference")
-SEEN = 0.5
-"""A picture from -1 to 1 whose values span less than this is stretched, so that something can be seen."""
+SEEN = (0.5, 6.0)
+"""A picture is from -1 to 1; where its values span less than this or more, it is drawn by what they are."""
 TAILS = (1, 99)
 """Per cent: what is below and above is black and white where numbers are drawn that are no picture."""
 MOST = 1e9
@@ -81,7 +81,7 @@ def scale(before: Any, is_picture: bool) -> tuple[float, float]:
     if not finite.size:
         return -1.0, 1.0
     low, high = (float(value) for value in numpy.percentile(finite, TAILS))
-    if is_picture and high - low >= SEEN:
+    if is_picture and SEEN[0] <= high - low <= SEEN[1]:
         return -1.0, 1.0
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 

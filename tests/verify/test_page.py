@@ -295,3 +295,13 @@ def test_a_report_that_is_a_page_replaces_an_earlier_one(rounded: tuple[Page, Pa
     assert b"ckptool" in (folder / "candidate.html").read_bytes()[:1000]
     one, two = folder / "original.safetensors", folder / "candidate.safetensors"
     assert page_of(one, two, *ONLY).section("pictures") == ""
+
+
+def test_what_is_no_number_in_f32_is_no_matter_of_half_precision(tmp_path: Path) -> None:
+    values = tensors("vae")
+    one = save(values, tmp_path / "one.safetensors")
+    broken = changed(values, "decoder.conv_out.bias", lambda tensor: tensor.fill_(torch.nan))
+    page = page_of(one, save(broken, tmp_path / "two.safetensors"), *QUICK, code=4)
+    assert [n.text for n in page.all("p", "warning")] == ["Even in F32 1 layer of the vae came out infinite or NaN."]
+    assert pixels(page.pictures("vae")[2]).min() == 255
+    assert "infinite or NaN, and white in the difference." in page.section("pictures")
