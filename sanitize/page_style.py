@@ -9,7 +9,9 @@ SHEET = """
 .all td:nth-child(2) { min-width: 11rem; } .all td:nth-child(n+5) { white-space: nowrap; }
 .all button { all: unset; box-sizing: border-box; cursor: pointer; font-weight: 600; }
 .all button { padding: .3rem .6rem; width: 100%; }
-.all button:focus-visible { outline: 2px solid; } .all button[data-order=up]::after { content: " ▴"; }
+.all button:focus-visible { outline: 2px solid; }
+.sortable button::after { color: #888; content: " ↕"; font-weight: 400; }
+.all button[data-order=up]::after { content: " ▴"; }
 .all button[data-order=down]::after { content: " ▾"; }
 details { border: 1px solid #8884; border-radius: .5rem; margin: .5rem 0; padding: .4rem .8rem; }
 details details { border: 0; margin: .2rem 0; padding: 0; }
@@ -22,6 +24,7 @@ summary { cursor: pointer; overflow-wrap: anywhere; } footer { color: #8888; mar
 """
 
 SCRIPT = """
+document.querySelector('.all').classList.add('sortable');
 for (const button of document.querySelectorAll('.all button')) button.onclick = () => {
   const body = document.querySelector('.all tbody'), at = button.parentElement.cellIndex;
   const order = button.dataset.order === 'up' ? 'down' : 'up', way = order === 'up' ? 1 : -1;
