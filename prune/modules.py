@@ -6,6 +6,7 @@ from typing import Any
 
 from ckptool.errors import Refused
 from ckptool.identify.adapters import AdapterModule, modules
+from ckptool.prune.effort import Effort, multiplying
 from ckptool.prune.rank_peft import Settings, read_settings, scale
 from ckptool.prune.rank_update import Reader, scale_of
 from ckptool.prune.svd import Dense, Factored, Kron, Unfit, Update, norm_of_product, shape_of
@@ -15,8 +16,6 @@ BLOCK = 1 << 21
 """Entries of a product that are made at once."""
 MOST_ENTRIES = 1 << 27
 """Of an update: twice what the widest layer of Flux has. Two thin factors of a small file could span any number."""
-MOST_WORK = 1 << 38
-"""Multiplications that are spent on one module: some seconds. One that would take more stays."""
 LOADED_BESIDE = ("diff_b", "bias", "bias_values")
 """Parts that are added to the bias: they must be below the threshold as well."""
 
@@ -49,13 +48,14 @@ def remove_near_zero_modules(plan: Plan, threshold: float, relative: bool = Fals
 
 def without_near_zero(plan: Plan, every: dict[str, AdapterModule], threshold: float, relative: bool) -> Plan:
     reader, settings = Reader(), read_settings(plan.metadata, every.values())
+    effort = Effort.of(plan.nbytes)
     words = f"{threshold:g}"
     if relative:
         threshold *= rms(every, reader, settings)
         words = f"{words} of the RMS of all updates, which is {threshold:.3g}"
     reasons: dict[str, str] = {}
     for name, module in every.items():
-        largest = largest_below(module, threshold, reader, settings)
+        largest = largest_below(module, threshold, reader, settings, effort)
         if largest is not None:
             reasons[name] = f"its module's whole update is below {words}: the largest entry is {largest:.3g}"
     if len(reasons) == len(every):
@@ -85,13 +85,15 @@ def rms(every: dict[str, AdapterModule], reader: Reader, settings: Settings | No
     return whole / sqrt(entries) if entries and isfinite(whole) else 0.0
 
 
-def largest_below(module: AdapterModule, threshold: float, reader: Reader, settings: Settings | None) -> float | None:
+def largest_below(
+    module: AdapterModule, threshold: float, reader: Reader, settings: Settings | None, effort: Effort
+) -> float | None:
     """The largest entry of a module's update where that is below the threshold; None for a module that stays."""
     if "dora_scale" in module.parts:
         return None
     try:
         update, ratio = scaled(module, reader, settings)
-        found = largest_entry(update, ratio, threshold)
+        found = largest_entry(update, ratio, threshold, effort)
         beside = [reader.largest(module.parts[role]) for role in LOADED_BESIDE if role in module.parts]
     except Unfit:
         return None
@@ -123,24 +125,24 @@ def norm(update: Update) -> float:
             return norm(update.one) * norm(update.two)
 
 
-def largest_entry(update: Update, ratio: float, threshold: float) -> float | None:
+def largest_entry(update: Update, ratio: float, threshold: float, effort: Effort) -> float | None:
     """The largest absolute entry; None when it is not below the threshold."""
     largest: float | None
     match update:
         case Dense():
             largest = float(abs(update.matrix).max())
         case Factored():
-            largest = largest_of_product(update.left, update.right, threshold / ratio)
+            largest = largest_of_product(update.left, update.right, threshold / ratio, effort)
         case Kron():
-            one = largest_entry(update.one, 1.0, float("inf"))
-            two = largest_entry(update.two, 1.0, float("inf"))
+            one = largest_entry(update.one, 1.0, float("inf"), effort)
+            two = largest_entry(update.two, 1.0, float("inf"), effort)
             largest = None if one is None or two is None else one * two
     if largest is None or not largest * ratio < threshold:
         return None
     return largest * ratio
 
 
-def largest_of_product(left: Any, right: Any, limit: float) -> float | None:
+def largest_of_product(left: Any, right: Any, limit: float, effort: Effort) -> float | None:
     """The largest absolute entry of left·right, made block by block; None as soon as one reaches the limit."""
     rows, inner = left.shape
     columns = right.shape[1]
@@ -150,8 +152,8 @@ def largest_of_product(left: Any, right: Any, limit: float) -> float | None:
     mean = norm_of_product(left, right) / sqrt(rows * columns)
     if not isfinite(mean) or mean >= limit:
         return None
-    if rows * columns > MOST_ENTRIES or rows * columns * inner > MOST_WORK:
-        return None
+    if rows * columns > MOST_ENTRIES or not effort.allows(multiplying(rows, inner, columns)):
+        return None  # it stays
     largest = 0.0
     wide = min(columns, BLOCK)
     high = max(BLOCK // wide, 1)

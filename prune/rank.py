@@ -13,6 +13,7 @@ from typing import Literal
 
 from ckptool.errors import Refused
 from ckptool.identify.adapters import AdapterModule, modules
+from ckptool.prune.effort import Effort
 from ckptool.prune.rank_choice import Choice
 from ckptool.prune.rank_metadata import Now, brought_in_line
 from ckptool.prune.rank_module import Change, Outcome, Reducer
@@ -76,7 +77,8 @@ def reduce(plan: Plan, choice: Choice, to_lora: bool = False, folder: Path | Non
         raise Refused("it holds no modules of a LoRA", "a rank can be lowered in LoRA and LyCORIS files only")
     names = frozenset(tensor.name for tensor in plan.tensors)
     settings = read_settings(plan.metadata, every.values())
-    reducer = Reducer(choice, Spool(folder), Reader(), settings, is_sd1(every.values()), names)
+    effort = Effort.of(plan.nbytes)
+    reducer = Reducer(choice, Spool(folder), Reader(), settings, is_sd1(every.values()), names, effort)
     reduced = Reduced(plan, plan.nbytes)
     changes: dict[str, Change] = {}
     for name, module in every.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ckptool.identify.adapters import AdapterModule
+from ckptool.prune.effort import Effort
 from ckptool.prune.rank_choice import Choice, exact
 from ckptool.prune.rank_factors import Factors, Frame, factors, widest
 from ckptool.prune.rank_metadata import Now
@@ -50,6 +51,7 @@ class Reducer:
     """Its base model is SD1, as far as the file tells."""
     taken: frozenset[str]
     """Every name in the file."""
+    effort: Effort
 
     def lower(self, module: AdapterModule) -> Change | Outcome:
         """A plain LoRA at a lower rank, or what it has when it stays. Raises Unfit when it has to stay."""
@@ -105,6 +107,7 @@ class Reducer:
         """The SVD of a module's update without its scale, its exact rank, and the rank chosen."""
         update = self.reader.update(module)
         rows, columns = shape_of(update)
+        self.effort.spend_on(update)
         svd = decompose(update)
         return svd, max(exact(svd.values, rows, columns), 1), self.choice.of(svd.values, rows, columns)
 

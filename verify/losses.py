@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ckptool.identify.adapters import modules
 from ckptool.identify.ema import Ema
+from ckptool.prune.effort import Effort
 from ckptool.prune.modules import largest_below, rms
 from ckptool.prune.rank_peft import read_settings
 from ckptool.prune.rank_update import Reader
@@ -94,9 +95,10 @@ def modules_gone(original: Plan, gone: list[Tensor], expected: Expectation, foun
         share = NEGLIGIBLE if limit is None else limit
         limit = share * rms(every, reader, settings)
     sizes: list[float] = []
+    effort = Effort.of(original.nbytes)
     for module in lost.values():
         parts = [tensor.name for tensor in module.parts.values()]
-        size = largest_below(module, limit, reader, settings) if limit > 0 else None
+        size = largest_below(module, limit, reader, settings, effort) if limit > 0 else None
         if size is None:
             found.unexplained |= dict.fromkeys(parts, f"its module is gone, whose update is not below {limit:.3g}")
         else:

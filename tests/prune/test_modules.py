@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from ckptool.convert.read import read
 from ckptool.errors import Refused
+from ckptool.prune.effort import Effort
 from ckptool.prune.modules import largest_of_product, remove_near_zero_modules
 from ckptool.tensor import Plan
 from tests.prune.ranks import PEFT, Tensors, lora, random, update
@@ -82,14 +83,14 @@ def test_the_largest_entry_is_found_block_by_block() -> None:
     left_side, right = random(2097, 3).numpy(), random(3, 2000).numpy()
     left_side[-1] *= 10  # alone in its block
     expected = abs(left_side @ right).max()
-    assert largest_of_product(left_side, right, expected * 1.01) == pytest.approx(expected)
-    assert largest_of_product(left_side, right, expected * 0.99) is None
+    assert largest_of_product(left_side, right, expected * 1.01, Effort.of(0)) == pytest.approx(expected)
+    assert largest_of_product(left_side, right, expected * 0.99, Effort.of(0)) is None
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_product_that_is_not_a_number_is_not_below_anything() -> None:
     beyond = torch.tensor([[1e200, -1e200]], dtype=torch.float64).numpy()
-    assert largest_of_product(beyond, abs(beyond.T), 1.0) is None
+    assert largest_of_product(beyond, abs(beyond.T), 1.0, Effort.of(0)) is None
 
 
 def test_relative_counts_in_the_rms_of_all_updates(tmp_path: Path) -> None:
