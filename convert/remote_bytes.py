@@ -1,34 +1,20 @@
 """Bytes of another machine with the interface of a file: read by ranges, what is asked for often kept."""
 
-import random
 import threading
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import length_hint
 from typing import Protocol
 
-from ckptool.errors import Truncated, Unreachable
+from ckptool.convert.remote_kept import SMALL, Kept, merged
+from ckptool.convert.remote_patience import Passing, Patience, Waits
+from ckptool.errors import Truncated
 
 ALIGNED = 1 << 12
 """Small reads are widened to whole blocks of this size: headers lie side by side."""
-SMALL = 1 << 20
-"""Reads of at most this size are kept: a directory or a pickle is read more than once."""
-KEPT = 1 << 24
 AT_ONCE = 16
 """Requests under way together where many small pieces are wanted."""
 PATIENCE = 5.0
 """Seconds that the others of them get to end when one has failed."""
-GAP = 512
-"""Bytes between two wanted pieces that are cheaper to take along than to ask for the second one alone."""
-
-
-class Passing(Exception):
-    """Something that may well work the next time. `wait` is what the other side asks for, in seconds."""
-
-    def __init__(self, what: str, wait: float | None = None) -> None:
-        super().__init__(what)
-        self.wait = wait
 
 
 class Part(Protocol):
@@ -54,47 +40,6 @@ class Origin(Protocol):
         """Raises Unreachable when another file stands there now."""
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long another machine is waited for."""
-
-    timeout: float = 30.0
-    """Seconds for a connection, and between two pieces of an answer."""
-    first: float = 0.5
-    """Seconds before the second attempt; twice as many before each further one."""
-    longest: float = 60.0
-    """More seconds than this are not waited, whoever asks for them."""
-    in_a_row: int = 5
-    """Failures without a byte between them."""
-    in_all: int = 100
-    slowest: int = 1024
-    """Bytes a second, on average over an answer."""
-
-
-class Waits:
-    """Failures of one source, and the waiting after each."""
-
-    def __init__(self, label: str, patience: Patience) -> None:
-        self.label = label
-        self.patience = patience
-        self.failures = 0
-        self.stopped = threading.Event()
-
-    def check(self) -> None:
-        """Raises Unreachable when all reading was to stop."""
-        if self.stopped.is_set():
-            raise Unreachable(f"{self.label}: reading from another machine was stopped", "run it again")
-
-    def wait(self, error: Passing, in_a_row: int) -> None:
-        """Before the next attempt. Raises Unreachable when there were enough of them."""
-        self.check()
-        self.failures += 1
-        pause = pause_of(self.patience, error, in_a_row)
-        if in_a_row >= self.patience.in_a_row or self.failures > self.patience.in_all or pause is None:
-            raise Unreachable(f"{self.label}: {error}", later(error)) from error
-        self.stopped.wait(pause)
 
 
 class Remote:
@@ -171,8 +116,9 @@ class Remote:
         held: Stream | None = getattr(self._own, "stream", None)
         if held is not None:
             self._drop(held)
-        own = length > SMALL and offset >= 0 and offset + length <= self.size
-        self._own.stream = self._stream(offset, offset + length) if own else None
+        inside = offset >= 0 and offset + length <= self.size
+        self._own.stream = self._stream(offset, offset + length) if inside and length > SMALL else None
+        self.fetch([(offset, length)])  # what is small comes at once
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Small pieces (offset, length) that will be wanted: asked for together and kept, as far as they go."""
@@ -242,19 +188,6 @@ class Remote:
         return part
 
 
-def pause_of(patience: Patience, error: Passing, in_a_row: int) -> float | None:
-    """Seconds to wait, with chance in them, so that many workers do not come back together; None: not that long."""
-    own = min(patience.first * 2.0 ** (in_a_row - 1), patience.longest) * random.uniform(0.5, 1)
-    if error.wait is None:
-        return own
-    return None if error.wait > patience.longest else max(error.wait, 0.0)
-
-
-def later(error: Passing) -> str:
-    wait = "" if error.wait is None else f" in {error.wait:,.0f} s"
-    return f"it was tried several times: run it again{wait or ' later'}"
-
-
 class Stream:
     """One run of bytes, from here to there. Where the connection breaks, it goes on from the same byte."""
 
@@ -289,53 +222,3 @@ class Stream:
         part = self._part
         if part is not None:
             part.shut()
-
-
-class Kept:
-    """Pieces that were read, the newest of them up to KEPT bytes."""
-
-    def __init__(self) -> None:
-        self._pieces: dict[int, bytes] = {}
-        self._starts: list[int] = []
-        self._held = 0
-
-    def add(self, start: int, data: bytes) -> None:
-        old = self._pieces.pop(start, b"")
-        if len(old) > len(data):
-            data = old
-        self._held += len(data) - len(old)
-        self._pieces[start] = data
-        if not old:
-            self._starts.insert(bisect_right(self._starts, start), start)
-        while self._held > KEPT and len(self._pieces) > 1:
-            oldest = next(iter(self._pieces))
-            self._held -= len(self._pieces.pop(oldest))
-            self._starts.remove(oldest)
-
-    def find(self, buffer: memoryview, offset: int) -> bool:
-        """Fill `buffer` from a piece that holds all of it, if one does."""
-        at = bisect_right(self._starts, offset) - 1
-        if at < 0:
-            return False
-        start = self._starts[at]
-        data = self._pieces[start]
-        if offset + len(buffer) > start + len(data):
-            return False
-        buffer[:] = data[offset - start : offset - start + len(buffer)]
-        self._pieces[start] = self._pieces.pop(start)  # used: the last to go
-        return True
-
-
-def merged(ranges: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """Ranges inside the file, in order, what lies close together as one, none longer than SMALL."""
-    result: list[tuple[int, int]] = []
-    for offset, length in sorted(ranges):
-        length = min(length, size - offset)
-        if offset < 0 or not 0 < length <= SMALL:
-            continue
-        if result and offset <= sum(result[-1]) + GAP and offset + length - result[-1][0] <= SMALL:
-            start, before = result[-1]
-            result[-1] = (start, max(before, offset + length - start))
-        else:
-            result.append((offset, length))
-    return result

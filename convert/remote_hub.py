@@ -9,8 +9,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ckptool.address import HUB, Address, is_loopback
 from ckptool.convert.remote import Place
-from ckptool.convert.remote_bytes import Patience, Remote
-from ckptool.convert.remote_http import Http, HttpOrigin, origin_of
+from ckptool.convert.remote_bytes import Remote
+from ckptool.convert.remote_client import Http
+from ckptool.convert.remote_http import HttpOrigin, origin_of
+from ckptool.convert.remote_patience import Patience
 from ckptool.convert.remote_web import endpoint, opened, patiently
 from ckptool.errors import CkptoolError, Unreachable, UsageError
 from ckptool.source import File

@@ -6,7 +6,8 @@ from typing import Any, NoReturn
 
 from ckptool.address import Address
 from ckptool.convert.remote import FILES, Place
-from ckptool.convert.remote_bytes import Part, Passing, Patience, Remote
+from ckptool.convert.remote_bytes import Part, Remote
+from ckptool.convert.remote_patience import Passing, Patience
 from ckptool.convert.remote_web import patiently
 from ckptool.errors import Unreachable, UsageError
 from ckptool.text import escape

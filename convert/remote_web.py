@@ -10,8 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 from ckptool.address import Address
 from ckptool.convert.remote import Place
-from ckptool.convert.remote_bytes import Passing, Patience, Remote, Waits
-from ckptool.convert.remote_http import Http, HttpOrigin, HttpPart, int_of
+from ckptool.convert.remote_bytes import Remote
+from ckptool.convert.remote_client import Http, HttpPart
+from ckptool.convert.remote_http import HttpOrigin, int_of
+from ckptool.convert.remote_patience import Passing, Patience, Waits
 from ckptool.errors import Unreachable
 from ckptool.source import File
 from ckptool.text import escape, size

@@ -62,8 +62,7 @@ def serving(**files: bytes) -> Iterator[Server]:
     class Handler(HubHandler):
         state = server
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
+    httpd = Quiet(("127.0.0.1", 0), Handler)
     server.port = httpd.server_address[1]
     thread = threading.Thread(target=lambda: httpd.serve_forever(0.01), daemon=True)
     thread.start()
@@ -75,10 +74,20 @@ def serving(**files: bytes) -> Iterator[Server]:
         httpd.server_close()
 
 
+class Quiet(ThreadingHTTPServer):
+    """Clients that go away in the middle are what the tests are about."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Nobody is told."""
+
+
 class HubHandler(BaseHTTPRequestHandler):
     """api/models/…, …/resolve/…, cdn/… and plain files below /web/."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     state: Server
 
     def log_message(self, *_: Any) -> None:
@@ -209,7 +218,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def hangs(self, _: str, data: bytes, start: int, end: int, value: str) -> None:
         """The head and a few bytes, then nothing more."""
         self.head(data, start, end)
-        self.wfile.write(data[start : start + 10])
+        self.wfile.write(data[start : start + int(value or 10)])
         self.wfile.flush()
         self.state.released.wait(20)
         self.end_here()
