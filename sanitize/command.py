@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ckptool.identify.identity import KINDS
 from ckptool.options import report_path
 from ckptool.progress import bar
 from ckptool.report import Report, check_report, write_report
-from ckptool.sanitize.policy import CHOICES, Policy
+from ckptool.sanitize.policy import CHOICES
 from ckptool.sanitize.policy_file import read_policy
 from ckptool.sanitize.run import Run, network_note
 from ckptool.sanitize.sections import sections
@@ -22,7 +21,6 @@ from ckptool.sanitize.summary import append_summary
 from ckptool.sanitize.words import summary_lines, told_lines, worth
 from ckptool.text import escape
 
-EXTRA = ("torch", "diffusers", "transformers")
 COLOURS = {"clean": "green", "disarmed": "yellow", "quarantined": "yellow", "refused": "red", "crashed": "red"}
 
 
@@ -123,7 +121,10 @@ def command(
     3 something refused or crashed.
     """
     policy = read_policy(policy_file, {name: value for name, value in given.items() if value not in (None, ())})
-    check_extra(policy)
+    if policy.verify == "denoise":
+        from ckptool.verify.search_command import check_extra
+
+        check_extra("--verify denoise")
     for path in reports:
         check_report(path, sources)
     run = Run(sources, out, policy, workers or crew_size(), shard, force)
@@ -144,13 +145,6 @@ def command(
             if line:
                 click.echo(line, err=True)
     sys.exit(exit_code(done, count))
-
-
-def check_extra(policy: Policy) -> None:
-    """Raises UsageError where the networks would have to run and cannot."""
-    missing = [name for name in EXTRA if policy.verify == "denoise" and find_spec(name) is None]
-    if missing:
-        raise UsageError(f"--verify denoise needs {', '.join(missing)}", "pip install 'ckptool[verify]'")
 
 
 def show(report: Report, verbose: bool, to_stderr: bool) -> None:

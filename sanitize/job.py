@@ -19,6 +19,7 @@ class Job:
     """The source as it was given, for reports."""
     relative: str
     out: Path
+    shown_out: str
     target: str
     listed: bool
     policy: Policy
@@ -31,6 +32,10 @@ class Job:
     @property
     def quarantined(self) -> Path:
         return self.out / QUARANTINE / self.target
+
+    def told(self, output: Path) -> str:
+        """An output as reports name it: below the folder as it was given."""
+        return str(Path(self.shown_out) / output.relative_to(self.out))
 
     @property
     def data(self) -> dict[str, Any]:

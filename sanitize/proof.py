@@ -33,7 +33,7 @@ def prove(job: Job, original: Plan, target: Path, report: Report, stack: ExitSta
         from ckptool.verify.denoise import Settings, denoise
 
         results = denoise(replace(original, tensors=explanation.meant), candidate, Settings())
-    paths, plans = (job.shown, str(target)), (original, candidate)
+    paths, plans = (job.shown, job.told(target)), (original, candidate)
     found = report_of(paths, plans, explanation, results, {"max_error": None})
     if not found["parity"]:
         raise NotProved(why(found), "please report it; --verify none writes it unproved")

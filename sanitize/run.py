@@ -54,7 +54,9 @@ class Run:
 
     def job(self, item: Item, target: str) -> Job:
         out, path = Path(os.path.abspath(self.out)), Path(os.path.abspath(item.path))
-        return Job(path, str(item.path), item.relative, out, target, item.listed, self.policy, self.force)
+        return Job(
+            path, str(item.path), item.relative, out, str(self.out), target, item.listed, self.policy, self.force
+        )
 
     def reports(self) -> Iterator[Report]:
         """The report of each file as it is done; sums of all outputs are written when all are."""

@@ -69,7 +69,7 @@ def parity(report: Report) -> str:
 
 
 def summary_lines(done: list[Report], passed_over: int) -> Iterator[str]:
-    yield counted(done) + (f"; {plural(passed_over, 'file')} that hold no model passed over" if passed_over else "")
+    yield counted(done) + (f"; {plural(passed_over, 'file')} without a model passed over" if passed_over else "")
 
 
 def counted(done: list[Report]) -> str:

@@ -53,7 +53,8 @@ def skipped(job: Job, receipt: Report) -> Report:
         **{key: value for key, value in receipt["changed"].items() if key != "cast"},
         "source": job.shown,
         "path": job.shown,
-        "output": {"path": str(folder / output["name"]), "sha256": output["sha256"], "bytes": output["bytes"]},
+        "output": {"path": job.told(folder / output["name"]), "sha256": output["sha256"], "bytes": output["bytes"]},
+        "source_bytes": sum(item["bytes"] for item in (receipt["input"], *receipt["parts"])),
         "action": "skipped",
         "was": receipt["action"],
     }
@@ -107,7 +108,7 @@ def once(job: Job, careful: bool) -> Report:
         report |= prove(job, plan, target, report, stack)
         check_sources(plan)
     output["sha256"] = sha256_of(target)
-    report["receipt"] = str(write_receipt(target, receipt_data(job, report, inputs)))
+    report["receipt"] = job.told(write_receipt(target, receipt_data(job, report, inputs)))
     output.pop("sidecar_file", None)
     return report
 
@@ -118,11 +119,11 @@ def written(job: Job, plan: Plan, target: Path) -> tuple[Report, Plan]:
     if left_out is not None:
         plan = replace(plan, dropped=(*plan.dropped, left_out))
     plan = write(plan, target, force=True)
-    output: Report = {"path": str(target), "sha256": None, "bytes": target.stat().st_size}
+    output: Report = {"path": job.told(target), "sha256": None, "bytes": target.stat().st_size}
     if sidecar is not None:
         carry(sidecar, goal, True)
     if sidecar is not None or goal.is_file():
-        output["sidecar"] = str(goal)
+        output["sidecar"] = job.told(goal)
         output["sidecar_file"] = {"name": goal.name, "sha256": sha256_of(goal), "bytes": goal.stat().st_size}
     return output, plan
 

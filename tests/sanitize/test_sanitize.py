@@ -38,7 +38,7 @@ def test_every_upload_ends_as_what_it_is(up: Path, tmp_path: Path) -> None:
     names = ("clean", "deep/folder/lora", "evil", "training")
     receipts = {f"{name}.safetensors.receipt.json" for name in names}
     assert files_in(tmp_path / "out") == receipts | {f"{name}.safetensors" for name in names} | {"SHA256SUMS"}
-    assert "2 files that hold no model passed over" in done.ran.err
+    assert "2 files without a model passed over" in done.ran.err
 
 
 def test_a_disarmed_file_tells_what_it_would_have_called(up: Path, tmp_path: Path) -> None:
