@@ -42,8 +42,7 @@ def decomposing(update: Update) -> int:
         case Dense():
             return of_matrix(*update.matrix.shape)
         case Factored():
-            rows, inner = update.left.shape
-            columns = update.right.shape[1]
+            rows, inner, columns = *map(int, update.left.shape), int(update.right.shape[1])
             if inner > min(rows, columns):
                 return of_matrix(rows, columns) + rows * inner * columns
             return 2 * (rows + columns) * inner**2 + of_matrix(inner, inner)
