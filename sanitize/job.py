@@ -46,11 +46,10 @@ class Job:
         policy = Policy(**data["policy"] | {name: tuple(data["policy"][name]) for name in NAMES})
         return cls(**data | {"path": Path(data["path"]), "out": Path(data["out"]), "policy": policy})
 
-    def clear(self, keep: Path | None = None) -> None:
-        """Remove what an earlier run made of this source, receipts first; of `keep` the receipt alone."""
+    def clear(self) -> None:
+        """Remove what an earlier run made of this source, receipts first."""
         for output in (self.released, self.quarantined):
             receipt_of(output).unlink(missing_ok=True)
         for output in (self.released, self.quarantined):
-            if output != keep:
-                output.unlink(missing_ok=True)
-                output.with_suffix(".yaml").unlink(missing_ok=True)
+            output.unlink(missing_ok=True)
+            output.with_suffix(".yaml").unlink(missing_ok=True)

@@ -100,8 +100,14 @@ def write_receipt(output: Path, receipt: Report) -> Path:
     """In one step, when all else is done."""
     path = receipt_of(output)
     data = (json.dumps(receipt, indent=2) + "\n").encode()
-    with Output(path, len(data), force=True) as file:
-        write_at(file.fd, data, 0)
+    for force in (False, True):  # under no other name on the way, unless it is there all the same
+        try:
+            with Output(path, len(data), force) as file:
+                write_at(file.fd, data, 0)
+            break
+        except UsageError:
+            if force:
+                raise
     return path
 
 

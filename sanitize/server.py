@@ -63,8 +63,9 @@ class Gone(Exception):  # a message to the loop, no error for people
 
 
 def main() -> None:
+    network = not leave_network()  # first: a process with several threads gets no user namespace
     load()
-    say(json.dumps({"network": not leave_network()}).encode() + b"\n")
+    say(json.dumps({"network": network}).encode() + b"\n")
     gc.collect()
     gc.freeze()  # what is here stays shared with the children
     waiting = b""

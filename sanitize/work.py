@@ -1,5 +1,6 @@
 """What becomes of one file: read, judged, pruned, cast, written, proved, and its receipt last."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from ckptool.convert.read import read
 from ckptool.convert.scan import counts, scan_file
 from ckptool.convert.sidecar import carry, find_sidecar
 from ckptool.convert.writer import check_sources, write
-from ckptool.errors import CkptoolError, Refused
+from ckptool.errors import CkptoolError, Refused, UsageError
 from ckptool.hashes import sha256_of
 from ckptool.identify.inspection import sidecar_of
 from ckptool.quantize.kernels import Overflowed
@@ -101,7 +102,7 @@ def once(job: Job, careful: bool) -> Report:
         new = steps(plan)
         report = identified(new, sidecar_of(job.path), job.policy)
         report |= {"source_bytes": total, "verdict": word, "action": "quarantined" if quarantined else "released"}
-        job.clear(keep=target)
+        job.clear()
         output, new = written(job, new, target)
         # What a step says of itself stands over what is said of every plan.
         report = plan_data(job.shown, new, output) | steps.data(new) | report | {"path": job.shown}
@@ -118,7 +119,7 @@ def written(job: Job, plan: Plan, target: Path) -> tuple[Report, Plan]:
     sidecar, goal, left_out = find_sidecar(job.path, target, True)
     if left_out is not None:
         plan = replace(plan, dropped=(*plan.dropped, left_out))
-    plan = write(plan, target, force=True)
+    plan = appearing(lambda force: write(plan, target, force))
     output: Report = {"path": job.told(target), "sha256": None, "bytes": target.stat().st_size}
     if sidecar is not None:
         carry(sidecar, goal, True)
@@ -126,6 +127,17 @@ def written(job: Job, plan: Plan, target: Path) -> tuple[Report, Plan]:
         output["sidecar"] = job.told(goal)
         output["sidecar_file"] = {"name": goal.name, "sha256": sha256_of(goal), "bytes": goal.stat().st_size}
     return output, plan
+
+
+def appearing(make: Callable[[bool], Plan]) -> Plan:
+    """A file that is not there yet gets its name in one step, with no other name on the way that a kill could leave.
+
+    It may be there all the same: made just now by the process of a run that was killed a moment ago.
+    """
+    try:
+        return make(False)
+    except UsageError:
+        return make(True)
 
 
 def refused(job: Job, error: CkptoolError) -> Report:

@@ -116,8 +116,10 @@ def test_killed_again_and_again_every_file_ends_exactly_once(tmp_path: Path) -> 
         while time.monotonic() < until and process.poll() is None:
             time.sleep(chance.uniform(0.02, 0.2))
             kill_one(list(children(process.pid)), chance)
+        servers = list(children(process.pid))
         process.kill()
         process.communicate()
+        wait_for(servers)
         check_whole(out)
     last = start(up, out, *LIMITS)
     time.sleep(0.8)
@@ -135,6 +137,14 @@ def test_killed_again_and_again_every_file_ends_exactly_once(tmp_path: Path) -> 
     outputs = {f"{i:03}.safetensors" for i in range(count)}
     assert files_in(out) == outputs | {name + RECEIPT for name in outputs} | {"SHA256SUMS"}
     assert ckptool("receipt", "verify", out).code == 0
+
+
+def wait_for(servers: list[int]) -> None:
+    """Until the processes of a client that was killed have ended, which they do by themselves."""
+    end = time.monotonic() + 20
+    while any(map(alive, servers)):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def kill_one(servers: list[int], chance: random.Random) -> None:
