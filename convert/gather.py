@@ -1,10 +1,10 @@
 """The bytes of tensors, piece by piece: spans in order, strided views in boxes that fit into a window."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
-from ckptool.source import Record, expect
-from ckptool.tensor import BITS, Cast, Data, Inline, Mapped, Span, Strided
+from ckptool.source import Bytes, Record, expect, fetch
+from ckptool.tensor import BITS, Cast, Data, Inline, Mapped, Span, Strided, Tensor
 
 CHUNK = 1 << 20
 WINDOW = 1 << 22
@@ -42,6 +42,18 @@ def span_pieces(span: Span) -> Iterator[tuple[int, memoryview]]:
         piece = buffer[: min(CHUNK, span.length - done)]
         read(span.record, span.offset + done, piece)
         yield done, piece
+
+
+def look_ahead(tensors: Iterable[Tensor], length: int) -> None:
+    """The first `length` bytes of each tensor are about to be read: on another machine, asked for together."""
+    wanted: dict[Bytes, list[tuple[int, int]]] = {}
+    for tensor in tensors:
+        data = tensor.data
+        if isinstance(data, Span) and data.record.packed is None:
+            at = data.record.offset + data.offset
+            wanted.setdefault(data.record.source, []).append((at, min(length, data.length)))
+    for source, ranges in wanted.items():
+        fetch(source, ranges)
 
 
 def read(record: Record, offset: int, buffer: memoryview) -> None:

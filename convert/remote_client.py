@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 from ckptool import __version__
 from ckptool.address import is_loopback
 from ckptool.convert.remote_patience import Passing, Patience
-from ckptool.errors import Unreachable
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
+CONNECTIONS = 64
+"""As many as there can be readers at once: more would be closed after each answer."""
 PIECE = 1 << 18
 
 
@@ -33,8 +34,6 @@ class Http:
             return self._manager(url).request(
                 "GET", url, headers=headers, preload_content=False, decode_content=False, redirect=False, retries=False
             )
-        except urllib3.exceptions.LocationValueError:
-            raise Unreachable("an address that is none", "check it") from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise Passing(reason(error)) from error
 
@@ -56,13 +55,13 @@ class Http:
                 auth = f"{login}:{urlsplit(proxy).password or ''}" if login else None
                 self._managers[proxy] = urllib3.ProxyManager(
                     proxy,
-                    maxsize=32,
+                    maxsize=CONNECTIONS,
                     timeout=timeout,
                     headers=agent,
                     proxy_headers=urllib3.make_headers(proxy_basic_auth=auth),
                 )
             else:
-                self._managers[proxy] = urllib3.PoolManager(maxsize=32, timeout=timeout, headers=agent)
+                self._managers[proxy] = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout, headers=agent)
         return self._managers[proxy]
 
     def close(self) -> None:

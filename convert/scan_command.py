@@ -10,7 +10,7 @@ from ckptool.address import Address, Source
 from ckptool.convert.folders import is_index
 from ckptool.convert.remote import Place, is_folder, located
 from ckptool.convert.scan import MODEL_ENDINGS, Scan, scan_file, scan_folder, scan_index, scan_place
-from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
+from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, Unreachable, UsageError
 from ckptool.options import SourceType, reporting
 from ckptool.report import SCHEMA_VERSION, Report, check_report, finding_data, to_json, write_report
 from ckptool.text import escape
@@ -83,7 +83,11 @@ def is_one(source: Source) -> bool:
 
 def scans(sources: tuple[Source, ...], with_hash: bool) -> Iterator[Scan]:
     for source in sources:
-        path = located(source)
+        try:
+            path = located(source)
+        except Unreachable as error:  # the others are looked at all the same
+            yield Scan(str(source), None, "refused", error=error)
+            continue
         if is_folder(path):
             yield from scan_place(path, with_hash) if isinstance(path, Place) else scan_folder(path, with_hash)
         elif is_index(path):

@@ -1,5 +1,6 @@
 """How far an average is from the weights, told from a few values of each."""
 
+from ckptool.convert.gather import look_ahead
 from ckptool.errors import CkptoolError
 from ckptool.identify.ema import Ema, find_ema
 from ckptool.identify.sample import FORMATS, decoded, finite, first_bytes
@@ -67,6 +68,7 @@ def distance_of(plan: Plan, ema: Ema) -> tuple[float | None, int, bool | None]:
     pairs.sort(key=lambda pair: pair[0].nbytes)
     share = max(BUDGET // (2 * len(pairs)), LEAST) if pairs else 0
     left, sampled, apart, size, identical = BUDGET, 0, 0.0, 0.0, True
+    look_ahead((tensor for pair in pairs[: BUDGET // (2 * LEAST)] for tensor in pair), share)
     for weight, twin in pairs:
         count = share // max(width(weight), width(twin))
         left -= count * (width(weight) + width(twin))
