@@ -14,6 +14,7 @@ from ckptool.text import escape
 
 SMALL_INDEX = 1 << 23
 """Bytes of an index that is looked at before any child is: real ones have some 100 kB."""
+INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
 REMOTE = ("hf:", "https:", "http:", "s3:")
 
 
@@ -94,11 +95,13 @@ def walk(root: Path, out: Path) -> Iterator[Item]:
             if is_index(path) and path.is_file() and not path.is_symlink():
                 shards = shards_of(path)
                 taken |= shards
-                if shards:
+                # One of a model that cannot be followed is refused: its shards alone are not the model.
+                if shards or name.endswith(INDEX_ENDINGS):
                     items.append(Item(path, below(path, root), True))
             elif path.is_file() or path.suffix.lower() in MODEL_ENDINGS:
                 items.append(checked(path, root))
-        yield from (item for item in items if item.path.name not in taken)
+        # An index is no shard, whatever another or itself says: so nothing can be hidden behind one that is refused.
+        yield from (item for item in items if item.path.name not in taken or is_index(item.path))
     for error in unseen:
         path = Path(os.fsdecode(error.filename))
         yield Item(path, below(path, root), True, f"cannot be looked into: {error.strerror}")

@@ -204,6 +204,16 @@ def test_a_sharded_model_is_one(tmp_path: Path) -> None:
     assert names_of(tmp_path / "out/model.safetensors") == names_of(up / "part-1.safetensors")
 
 
+@pytest.mark.parametrize(
+    "weights", ['{"w": "../up/m.pt"}', '{"w": "none.safetensors"}', "[]", "{}", '{"w": "model.safetensors.index.json"}']
+)
+def test_an_index_that_cannot_be_followed_is_refused(weights: str, tmp_path: Path) -> None:
+    up = write(tmp_path / "up", {"m.pt": embedding(), "other.index.json": b"{}"})
+    (up / "model.safetensors.index.json").write_text(f'{{"weight_map": {weights}}}')
+    done = sanitize(up, tmp_path / "out")
+    assert done.actions == {"m.pt": "released", "model.safetensors.index.json": "refused"}
+
+
 def test_shards_of_a_run_share_the_files_out(tmp_path: Path) -> None:
     up = write(tmp_path / "up", {f"{i}.pt": embedding() for i in range(12)})
     parts = [sanitize(up, tmp_path / "out", "--shard", f"{i}/3") for i in (1, 2, 3)]
