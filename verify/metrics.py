@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+PIECE = 1 << 17
+"""Numbers that are compared at a time: in float64 they stay in a core's own cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -30,20 +33,27 @@ class Distance:
         self.error = self.ours = self.theirs = self.product = 0.0
 
     def add(self, original: "torch.Tensor", candidate: "torch.Tensor") -> None:
+        for one, two in zip(original.flatten().split(PIECE), candidate.flatten().split(PIECE), strict=True):
+            self.add_piece(one.double(), two.double())
+
+    def add_piece(self, one: "torch.Tensor", two: "torch.Tensor") -> None:
         import torch
 
-        one, two = original.double().flatten(), candidate.double().flatten()
-        same = (one == two) | (one.isnan() & two.isnan())
-        apart = torch.where(same, 0.0, one - two).nan_to_num(nan=inf, posinf=inf, neginf=-inf)
-        one, two = torch.where(one.isfinite(), one, 0.0), torch.where(two.isfinite(), two, 0.0)
         self.count += one.numel()
+        apart = one - two
+        sums = [float(apart @ apart), float(one @ one), float(two @ two), float(one @ two)]
+        if not all(map(isfinite, sums)):  # NaN or infinity in one of them: equal where both have the same
+            same = (one == two) | (one.isnan() & two.isnan())
+            apart = torch.where(same, 0.0, apart).nan_to_num(nan=inf, posinf=inf, neginf=-inf)
+            one, two = torch.where(one.isfinite(), one, 0.0), torch.where(two.isfinite(), two, 0.0)
+            sums = [float(apart @ apart), float(one @ one), float(two @ two), float(one @ two)]
         if one.numel():
-            self.largest = max(self.largest, float(apart.abs().max()))
-            self.peak = max(self.peak, float(one.abs().max()))
-        self.error += float(apart @ apart)
-        self.ours += float(one @ one)
-        self.theirs += float(two @ two)
-        self.product += float(one @ two)
+            self.largest = max(self.largest, extent(apart))
+            self.peak = max(self.peak, extent(one))
+        self.error += sums[0]
+        self.ours += sums[1]
+        self.theirs += sums[2]
+        self.product += sums[3]
 
     def figures(self) -> Figures:
         if not self.largest:
@@ -58,6 +68,12 @@ class Distance:
             20 * log10(self.peak / noise) if noise else inf,
             self.product / both if both else 0.0,
         )
+
+
+def extent(values: "torch.Tensor") -> float:
+    """The largest absolute value."""
+    low, high = values.aminmax()
+    return max(-float(low), float(high))
 
 
 def figures(pairs: "Iterable[tuple[torch.Tensor, torch.Tensor]]") -> Figures:
