@@ -117,6 +117,11 @@ def open_at(where: Where) -> "File | Remote":
     return File.open(where) if isinstance(where, Path) else where.store.open(where.path)
 
 
+def is_listed(where: Where) -> bool:
+    """Whether it can be told what lies beside it: web servers are not asked for what may not be there."""
+    return isinstance(where, Path) or where.store.files() is not None
+
+
 def is_folder(where: Where) -> bool:
     """Whether to look for a folder there. A store is asked for its list only where the name is not that of a file."""
     if isinstance(where, Path):

@@ -3,31 +3,31 @@
 import os
 from pathlib import Path
 
-from ckptool.address import Address, Source
+from ckptool.convert.remote import Where, is_listed, open_at
 from ckptool.errors import UsageError
 from ckptool.output import Output, write_at
-from ckptool.source import File, Record
+from ckptool.source import Record
 from ckptool.tensor import Dropped
 from ckptool.text import escape
 
 MAX_SIZE = 1 << 20
 
 
-def find_sidecar(source: Source, target: Path, force: bool) -> tuple[bytes | None, Path, Dropped | None]:
+def find_sidecar(source: Where, target: Path, force: bool) -> tuple[bytes | None, Path, Dropped | None]:
     """The sidecar's bytes (None when there is none to carry), where they go, and why they are left out if they are.
 
     Raises UsageError when another file stands where it would go.
     """
     goal = target.with_suffix(".yaml")
-    if isinstance(source, Address) or not source.is_file():
+    if not is_listed(source) or not source.is_file():
         return None, goal, None
     path = source.with_suffix(".yaml")
-    if not path.is_file() or same(path, goal):
+    if not path.is_file() or (isinstance(path, Path) and same(path, goal)):
         return None, goal, None
-    if path.resolve().parent not in (path.parent.resolve(), source.resolve().parent):
+    if isinstance(source, Path) and isinstance(path, Path) and leads_out(source, path):
         # In a download cache both are links into one folder; a link elsewhere may stand for anybody's secret.
         return None, goal, Dropped(path.name, "a sidecar that is a link out of the model's folder")
-    with File.open(path) as file:
+    with open_at(path) as file:
         if file.size > MAX_SIZE:
             return None, goal, Dropped(path.name, f"a sidecar of more than {MAX_SIZE:,} bytes")
         data = Record.whole(file).read(0, file.size)
@@ -40,6 +40,10 @@ def find_sidecar(source: Source, target: Path, force: bool) -> tuple[bytes | Non
             f"{escape(str(goal), 1000)}: exists already, and differs from the source's", "--force replaces it"
         )
     return data, goal, None
+
+
+def leads_out(source: Path, path: Path) -> bool:
+    return path.resolve().parent not in (path.parent.resolve(), source.resolve().parent)
 
 
 def is_plain(data: bytes) -> bool:

@@ -11,6 +11,7 @@ import click
 from ckptool.address import Source
 from ckptool.convert.destination import PT, check_destination, check_free, destination_of
 from ckptool.convert.read import read
+from ckptool.convert.remote import Where, located
 from ckptool.convert.shards import parse_size, split
 from ckptool.convert.sidecar import carry, find_sidecar
 from ckptool.convert.tied import alias
@@ -59,13 +60,14 @@ def transform(source: Source, destination: Path | None, work: Work, options: Opt
     check_report(options.report, [source, target])
     try:
         with ExitStack() as stack:
-            plan = read(source, stack)
+            where = located(source)
+            plan = read(where, stack)
             check_destination(target, plan, options.force or options.dry_run)
             with naming(source):
                 plan = work.step(plan)
             if options.tied == "alias" and target.suffix != PT:
                 plan = alias(plan)
-            output, plan = finish(plan, source, target, limit, work, options)
+            output, plan = finish(plan, where, target, limit, work, options)
             data = plan_data(str(source), plan, output) | work.report(plan)
         if not options.dry_run and (options.as_json or options.report):
             with_hashes(output)
@@ -99,7 +101,7 @@ def tell_refusal(source: Source, error: CkptoolError, options: Options) -> None:
 
 
 def finish(
-    plan: Plan, source: Source, target: Path, limit: int | None, work: Work, options: Options
+    plan: Plan, source: Where, target: Path, limit: int | None, work: Work, options: Options
 ) -> tuple[Report, Plan]:
     """Write the plan, or say what would be written: the output's description, and the plan as it was written."""
     force = options.force or options.dry_run

@@ -8,7 +8,7 @@ from ckptool.address import Source
 from ckptool.convert.findings import verdict
 from ckptool.convert.folders import MAX_INDEX
 from ckptool.convert.read import read
-from ckptool.convert.remote import Place, Where, is_folder, located, open_at
+from ckptool.convert.remote import Where, is_folder, is_listed, located, open_at
 from ckptool.convert.sidecar import MAX_SIZE
 from ckptool.errors import CkptoolError
 from ckptool.identify.advice import compatible_with, missing, native_size, size_advice
@@ -146,8 +146,8 @@ def sidecar_of(path: Where) -> bytes | None:
 
 
 def small_file(path: Where, most: int) -> bytes | None:
-    if not path.is_file() or (isinstance(path, Place) and path.store.files() is None):
-        return None  # a web server is not asked for what may not be there
+    if not is_listed(path) or not path.is_file():
+        return None
     try:
         with open_at(path) as file:
             return Record.whole(file).read(0, file.size) if file.size <= most else None

@@ -75,16 +75,16 @@ def placed(source: Source, stack: ExitStack, options: dict[str, Any]) -> tuple[R
         what = "what has to be converted" if isinstance(source, Path) and not source.is_dir() else "a folder"
         what = "what is on another machine" if isinstance(source, Address) else what
         raise UsageError(f"{label(source)}: {what} cannot be linked", "leave out --link, or give a safetensors file")
-    sidecar, goal, left_out = find_sidecar(source, choice.path, False)
+    sidecar, goal, left_out = find_sidecar(where, choice.path, False)
     if choice.kind == "hypernetwork" and plan.structure is not None:
         plan = replace(plan, dropped=plan.structure.dropped, metadata={})
     if left_out:
         plan = replace(plan, dropped=(*plan.dropped, left_out))
     if options["dry_run"]:
-        how = THERE if is_there(source, plan, choice) else DRY
+        how = THERE if is_there(where, plan, choice) else DRY
     else:
         with bar(plan.nbytes, choice.name, options["quiet"] or options["no_progress"]) as advance:
-            how = put(source, plan, choice, options["link"], advance)
+            how = put(where, plan, choice, options["link"], advance)
     carried = goal if sidecar is not None else None
     data = report_of(source, plan, choice, identity, how, carried, options)
     return data, list(lines_of(data, plan, options["verbose"]))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ckptool.address import Source
 from ckptool.convert.crew import Advance
 from ckptool.convert.gather import pieces
 from ckptool.convert.layout import Layout, layout
+from ckptool.convert.remote import Where
 from ckptool.convert.sidecar import find_sidecar
 from ckptool.convert.stated import stated_in, true_metadata
 from ckptool.convert.writer import check_sources, fill, ignore, unpacked, write
@@ -45,7 +45,7 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
-def put(source: Source, plan: Plan, placement: Placement, link: bool, advance: Advance) -> str:
+def put(source: Where, plan: Plan, placement: Placement, link: bool, advance: Advance) -> str:
     """Place the file and its sidecar, and say how.
 
     Raises UsageError when another file has the name, Unwritable when there is no room or permission.
@@ -66,7 +66,7 @@ def put(source: Source, plan: Plan, placement: Placement, link: bool, advance: A
     return how
 
 
-def is_there(source: Source, plan: Plan, placement: Placement) -> bool:
+def is_there(source: Where, plan: Plan, placement: Placement) -> bool:
     """What would be placed is in its place already. Raises UsageError when something else is."""
     there = os.path.lexists(placement.path)
     if there and not same(source, plan, placement):
@@ -119,7 +119,7 @@ def link_in(source: Path, target: Path) -> str:
     return HARD
 
 
-def same(source: Source, plan: Plan, placement: Placement) -> bool:
+def same(source: Where, plan: Plan, placement: Placement) -> bool:
     """What is there already is what would be put there."""
     target = placement.path
     if not target.is_file():

@@ -233,6 +233,12 @@ def test_a_scan_of_a_repository_is_one_of_every_file_in_it(hub: Server) -> None:
     assert found == {"hf://owner/model/a.ckpt": "harmless", "hf://owner/model/sub/b.pkl": "dangerous"}
 
 
+def test_the_yaml_beside_a_file_of_a_repository_goes_with_it(hub: Server) -> None:
+    hub.files |= {"v2.ckpt": checkpoint(), "v2.yaml": b"model:\n  params:\n    parameterization: v\n"}
+    assert ckptool("convert", "hf://owner/model/v2.ckpt", "out.safetensors").code == 0
+    assert Path("out.yaml").read_bytes() == hub.files["v2.yaml"]
+
+
 def test_place_copies_a_remote_file_and_links_none(hub: Server, tmp_path: Path) -> None:
     (tmp_path / "ui" / "models").mkdir(parents=True)
     hub.files["ti.safetensors"] = data = save({"emb_params": random(torch.float32, (2, 768))})
