@@ -130,10 +130,13 @@ def command(
     run = Run(sources, out, policy, workers or crew_size(), shard, force)
     count = run.prepare()
     done: list[Report] = []
-    with bar(count, "files", quiet or no_progress, unit="file") as advance:
+    drawn = sys.stderr.isatty() and not (quiet or no_progress)
+    with bar(count, "files", not drawn, unit="file") as advance:
         for report in run.reports():
             advance(1)
             done.append(report)
+            if drawn:
+                click.echo("\r\x1b[K", nl=False, err=True)  # the bar makes room, and is drawn again below
             if as_json:
                 click.echo(json.dumps(report))
             if not quiet:

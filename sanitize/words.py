@@ -31,7 +31,8 @@ def told_lines(report: Report, verbose: bool) -> Iterator[str]:
         yield f"   {what_it_is(report)}; {', '.join(changes(report)) or 'nothing left out'}; {parity(report)}"
     fields = Finding.__dataclass_fields__
     findings = [Finding(**{key: value for key, value in item.items() if key in fields}) for item in report["findings"]]
-    yield from finding_lines(findings, verbose)
+    # Among many files what is harmless would hide what is not; the reports have all of it.
+    yield from finding_lines([item for item in findings if verbose or item.severity != "note"], verbose)
 
 
 def what_it_is(report: Report) -> str:

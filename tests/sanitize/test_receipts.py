@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from fixtures.models import textual_inversion
 from tests.convert.converting import ckptool
-from tests.sanitize.sanitizing import embedding, evil, files_in, sanitize, trained, write
+from tests.sanitize.sanitizing import embedding, evil, files_in, packed, sanitize, trained, write
 
 
 @pytest.fixture
@@ -61,12 +62,18 @@ def test_a_source_with_another_time_is_skipped_by_its_hash(up: Path, out: Path) 
     assert again(up, out)["a.pt"] == "skipped"
 
 
-@pytest.mark.parametrize("what", ["source", "output", "output cut", "receipt", "receipt broken", "sidecar"])
+@pytest.mark.parametrize(
+    "what", ["source", "same size", "output", "output cut", "receipt", "receipt broken", "sidecar"]
+)
 def test_what_is_not_as_the_receipt_says_is_done_again(what: str, up: Path, out: Path) -> None:
     output = out / "a.safetensors"
     match what:
         case "source":
             (up / "a.pt").write_bytes(evil())
+        case "same size":
+            other = packed({**textual_inversion(), "step": 2001})
+            assert len(other) == len(embedding())
+            (up / "a.pt").write_bytes(other)
         case "output":
             output.unlink()
         case "output cut":
