@@ -70,7 +70,7 @@ class Remote:
     def check_unchanged(self) -> None:
         self.origin.check_unchanged()
 
-    def keep(self, offset: int, data: bytes) -> None:
+    def keep(self, offset: int, data: bytes | bytearray) -> None:
         """Bytes that came unasked, with the first answer."""
         with self._lock:
             self._kept.add(offset, data)
@@ -102,7 +102,7 @@ class Remote:
         """A small read, with the rest of its blocks."""
         start = offset - offset % ALIGNED
         end = min(-(-(offset + len(buffer)) // ALIGNED) * ALIGNED, self.size)
-        data = bytes(self.get(start, end - start))
+        data = self.get(start, end - start)
         self.keep(start, data)
         buffer[:] = data[offset - start : offset - start + len(buffer)]
 
@@ -128,7 +128,7 @@ class Remote:
         def run() -> None:
             try:
                 while not failed and (piece := self._next(pieces)) is not None:
-                    self.keep(piece[0], bytes(self.get(*piece)))
+                    self.keep(piece[0], self.get(*piece))
             except BaseException as error:  # whatever it is, the others have to stop as well
                 failed.append(error)
                 if not isinstance(error, Exception):

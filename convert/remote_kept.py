@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 SMALL = 1 << 20
 """Reads of at most this size are kept: a directory or a pickle is read more than once."""
-KEPT = 1 << 24
+KEPT = 1 << 23
 GAP = 512
 """Bytes between two wanted pieces that are cheaper to take along than to ask for the second one alone."""
 
@@ -14,11 +14,11 @@ class Kept:
     """Pieces that were read, the newest of them up to KEPT bytes."""
 
     def __init__(self) -> None:
-        self._pieces: dict[int, bytes] = {}
+        self._pieces: dict[int, bytes | bytearray] = {}
         self._starts: list[int] = []
         self._held = 0
 
-    def add(self, start: int, data: bytes) -> None:
+    def add(self, start: int, data: bytes | bytearray) -> None:
         """No piece lies within another: so the last one that begins before an offset reaches furthest."""
         at = bisect_right(self._starts, start)
         if at and self._end(at - 1) >= start + len(data):
