@@ -22,6 +22,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 NEXT = re.compile(r'<([^<>]{1,4000})>; *rel="next"')
 MOST_ANSWER = 1 << 24
 MOST_PAGES = 100
+MOST_FILES = 100_000
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -75,6 +76,8 @@ class Hub:
             for _ in range(MOST_PAGES):
                 answer, headers = self.ask(url, "")
                 files |= files_of(answer)
+                if len(files) > MOST_FILES:
+                    raise Unreachable(f"{self.label('')}: more than {MOST_FILES:,} files", "give one file of it")
                 following = NEXT.search(headers.get("link", ""))
                 if following is None:
                     break

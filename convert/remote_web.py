@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ckptool.address import Address
 from ckptool.convert.remote import Place
@@ -63,7 +63,9 @@ class Web:
         return None
 
     def url(self, path: str) -> str:
-        return f"{self.folder}/{path}" + (f"?{self.query}" if self.query and path == self.given else "")
+        if path != self.given:
+            return f"{self.folder}/{quote(path)}"  # a name that stands in an index, and may be any text
+        return f"{self.folder}/{path}" + (f"?{self.query}" if self.query else "")
 
     def open(self, path: str) -> Remote | File:
         label = escape(self.label(path), 1000)

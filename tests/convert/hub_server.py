@@ -268,6 +268,11 @@ class HubHandler(BaseHTTPRequestHandler):
         """Somewhere else; `loop` is here again."""
         self.plain(302, b"", {"Location": self.path if value == "loop" else value})
 
+    def garbage(self, _: str, data: bytes, start: int, end: int, value: str) -> None:
+        """Not even HTTP."""
+        self.wfile.write(b"\x00nonsense\r\n\r\n")
+        self.end_here()
+
     def head(self, data: bytes, start: int, end: int) -> None:
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
@@ -292,4 +297,5 @@ FAULTS = {
     "chunked-more": HubHandler.chunked_more,
     "packed": HubHandler.packed,
     "to": HubHandler.to,
+    "garbage": HubHandler.garbage,
 }

@@ -60,7 +60,9 @@ def test_a_broken_connection_goes_on_where_it_stopped(hub: Server) -> None:
     assert [offset for _, offset, _ in hub.asked] == [0, 0, 1_000_000, 1_500_000]
 
 
-@pytest.mark.parametrize("fault", ["hangs", "500", "502", "503", "504", "408", "429", "429 0", "chunked-more"])
+@pytest.mark.parametrize(
+    "fault", ["hangs", "garbage", "500", "502", "503", "504", "408", "429", "429 0", "chunked-more"]
+)
 def test_what_may_pass_is_tried_again(fault: str, hub: Server) -> None:
     hub.faults = [fault, fault, ""]
     assert read(hub) == DATA
@@ -138,6 +140,14 @@ def test_an_answer_that_is_not_the_one_asked_for_is_refused(fault: str, words: s
         read(hub)
     assert words in caught.value.message
     assert "password" not in caught.value.message + caught.value.hint
+
+
+def test_a_hostile_index_leads_to_no_other_place(hub: Server) -> None:
+    index = b'{"weight_map": {"a": "x?a=b#c %0d%0ahost: evil"}}'
+    hub.files["m.safetensors.index.json"] = index
+    ran = ckptool("convert", f"{hub.endpoint}/web/m.safetensors.index.json", "out.safetensors")
+    assert (ran.code, ran.err.count("\n")) == (2, 2), ran.err
+    assert hub.seen[-1][1] == "/web/x%3Fa%3Db%23c%20%250d%250ahost%3A%20evil"
 
 
 def test_a_small_file_is_taken_whole_where_there_are_no_ranges(hub: Server) -> None:
