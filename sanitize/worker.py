@@ -57,8 +57,23 @@ class Worker:
         return ended, exactly(server.stdout, ended["size"])
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Raises Refused when no server comes up: then nothing at all can be done."""
-        self.server = subprocess.Popen(
+        """A server that is ready; one that is killed before it is, says nothing about any file.
+
+        Raises Refused when none comes up: then nothing at all can be done.
+        """
+        for _ in range(TRIES):
+            server = self.server = self.launched()
+            try:
+                self.network = bool(self.line(server)["network"])
+                return server
+            except Died:
+                self.close()
+                if self.stopped():
+                    break
+        raise Refused("no process for the files can be started", "the lines above say why")
+
+    def launched(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -66,11 +81,6 @@ class Worker:
             env=environment(),
             start_new_session=True,  # an interrupt is for us, and ends them by the end of their input
         )
-        try:
-            self.network = bool(self.line(self.server)["network"])
-        except Died as error:
-            raise Refused("no process for the files can be started", "the lines above say why") from error
-        return self.server
 
     def line(self, server: "subprocess.Popen[bytes]") -> dict[str, Any]:
         assert server.stdout is not None

@@ -44,6 +44,8 @@ def test_a_receipt_says_what_was_made_of_what(tmp_path: Path) -> None:
     assert found["changed"]["removed"]["EMA"]["tensors"] == 688
     assert found["changed"]["cast"] == [{"from": "F32", "to": "F16", "tensors": 1130}]
     assert found["parity"] is True
+    assert (found["verify"]["level"], found["verify"]["cast"], found["verify"]["unexplained"]) == ("tensors", 1130, 0)
+    assert sanitize(up, tmp_path / "out", "--verify", "none").reports["t.ckpt"]["parity"] is None
     assert found["policy"]["settings"]["dtype"] == "fp16"
     assert found["source"] == "t.ckpt"
     assert str(tmp_path) not in json.dumps(found)
