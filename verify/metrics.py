@@ -33,8 +33,9 @@ class Distance:
         self.error = self.ours = self.theirs = self.product = 0.0
 
     def add(self, original: "torch.Tensor", candidate: "torch.Tensor") -> None:
-        for one, two in zip(original.flatten().split(PIECE), candidate.flatten().split(PIECE), strict=True):
-            self.add_piece(one.double(), two.double())
+        one, two = original.flatten(), candidate.flatten()
+        for at in range(0, one.numel(), PIECE):
+            self.add_piece(one[at : at + PIECE].double(), two[at : at + PIECE].double())
 
     def add_piece(self, one: "torch.Tensor", two: "torch.Tensor") -> None:
         import torch
@@ -47,9 +48,8 @@ class Distance:
             apart = torch.where(same, 0.0, apart).nan_to_num(nan=inf, posinf=inf, neginf=-inf)
             one, two = torch.where(one.isfinite(), one, 0.0), torch.where(two.isfinite(), two, 0.0)
             sums = [float(apart @ apart), float(one @ one), float(two @ two), float(one @ two)]
-        if one.numel():
-            self.largest = max(self.largest, extent(apart))
-            self.peak = max(self.peak, extent(one))
+        self.largest = max(self.largest, extent(apart))
+        self.peak = max(self.peak, extent(one))
         self.error += sums[0]
         self.ours += sums[1]
         self.theirs += sums[2]
