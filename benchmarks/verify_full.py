@@ -48,7 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         original, candidate = Path(name) / "original.ckpt", Path(name) / "candidate.safetensors"
         build(options.architecture, options.factor, options.dtype, original)
-        subprocess.run([sys.executable, "-m", "ckptool.cli", options.cast, str(original), str(candidate), "--quiet"], check=True)
+        command = [sys.executable, "-m", "ckptool.cli", options.cast, str(original), str(candidate), "--quiet"]
+        subprocess.run(command, check=True)
         work = {"paths": [str(original), str(candidate)], "steps": options.steps, "size": options.size}
         for component in [options.only] if options.only else components(original):
             told = work | {"component": component}
