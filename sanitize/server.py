@@ -20,8 +20,8 @@ from ckptool.sanitize.limits import leave_network, seconds_for
 
 INPUT, OUTPUT = 0, 1
 BLOCK = 1 << 16
-GRACE = 2.0
-"""Seconds between the end of a result and the end of its process."""
+GRACE = 60.0
+"""Seconds between the end of a result and the end of its process: on a busy disk, closing files takes a while."""
 # Signals by which the kernel says that a limit is passed.
 LIMITS: dict[int, str] = {signal.SIGXCPU: "CPU time", signal.SIGXFSZ: "output size"}
 
