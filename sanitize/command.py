@@ -13,6 +13,7 @@ from ckptool.identify.identity import KINDS
 from ckptool.options import report_path
 from ckptool.progress import bar
 from ckptool.report import Report, check_report, write_report
+from ckptool.sanitize.local import Local
 from ckptool.sanitize.policy import CHOICES
 from ckptool.sanitize.policy_file import read_policy
 from ckptool.sanitize.run import Run, network_note
@@ -127,7 +128,7 @@ def command(
         check_extra("--verify denoise")
     for path in reports:
         check_report(path, sources)
-    run = Run(sources, out, policy, workers or crew_size(), shard, force)
+    run = Run(sources, out, policy, Local(workers or crew_size()), shard, force)
     count = run.prepare()
     done: list[Report] = []
     drawn = sys.stderr.isatty() and not (quiet or no_progress)

@@ -24,6 +24,8 @@ class Job:
     listed: bool
     policy: Policy
     force: bool = False
+    problem: str = ""
+    """Why it is refused without a look at it."""
 
     @property
     def released(self) -> Path:

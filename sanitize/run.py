@@ -1,50 +1,52 @@
-"""A run over many files: what is done already is skipped, the rest goes to the workers, each answer once."""
+"""A run over many files: what is to be done, who does it, and the sums when all is done."""
 
 import os
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from ckptool.errors import Refused, UsageError
+from ckptool.errors import UsageError
 from ckptool.output import Output, write_at
-from ckptool.report import Report, refusal_data
+from ckptool.report import Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import targets_of
 from ckptool.sanitize.policy import Policy
-from ckptool.sanitize.receipt import standing
 from ckptool.sanitize.sources import Item, items_of, share
 from ckptool.sanitize.sums import SUMS, write_sums
-from ckptool.sanitize.work import PASSED_OVER, skipped
-from ckptool.sanitize.worker import Worker, crashed
-from ckptool.tensor import Finding
+from ckptool.sanitize.work import PASSED_OVER
 from ckptool.text import escape
 
-ACTIONS = frozenset({"released", "quarantined", "refused", "crashed", "skipped", PASSED_OVER})
-TEXTS = ("source", "path", "verdict")
+
+class Hands(Protocol):
+    """Who does the jobs: this machine, or a cluster."""
+
+    @property
+    def network(self) -> bool:
+        """Whether some process of a file could reach the network; known when the jobs are done."""
+
+    def reports(self, jobs: Sequence[Job]) -> Iterator[Report]:
+        """The report of each job as it is done, each exactly once; closing the iterator ends the work."""
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One run; `passed_over` and `network` are known when it is through."""
+    """One run; `passed_over` is known when it is through."""
 
     sources: Sequence[Path]
     out: Path
     policy: Policy
-    workers: int
+    hands: Hands
     shard: tuple[int, int] | None = None
     force: bool = False
     passed_over: int = 0
-    crew: list[Worker] = field(default_factory=list)
-    jobs: list[tuple[Item, Job]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
 
     def prepare(self) -> int:
         """Find the files and make the output folder; how many there are. Raises UsageError before anything is done."""
         items = items_of(self.sources, self.out)
         targets = targets_of(items)  # of all, so that a file has the same name in every sharding
-        self.jobs = [(item, self.job(item, targets[item])) for item in share(items, self.shard)]
+        self.jobs = [self.job(item, targets[item]) for item in share(items, self.shard)]
         if not items:
             raise UsageError(
                 "no file was found, so nothing was looked at", "give a file, or a folder that holds models"
@@ -53,89 +55,27 @@ class Run:
         return len(self.jobs)
 
     def job(self, item: Item, target: str) -> Job:
-        out, path = Path(os.path.abspath(self.out)), Path(os.path.abspath(item.path))
         return Job(
-            path, str(item.path), item.relative, out, str(self.out), target, item.listed, self.policy, self.force
+            path=Path(os.path.abspath(item.path)),
+            shown=str(item.path),
+            relative=item.relative,
+            out=Path(os.path.abspath(self.out)),
+            shown_out=str(self.out),
+            target=target,
+            listed=item.listed,
+            policy=self.policy,
+            force=self.force,
+            problem=item.problem,
         )
 
     def reports(self) -> Iterator[Report]:
         """The report of each file as it is done; sums of all outputs are written when all are."""
-        answers: queue.SimpleQueue[Report | BaseException | None] = queue.SimpleQueue()
-        stop = threading.Event()
-        waiting = iter(self.jobs)
-        lock = threading.Lock()
-
-        def following() -> tuple[Item, Job] | None:
-            with lock:
-                return None if stop.is_set() else next(waiting, None)
-
-        def work(worker: Worker) -> None:
-            try:
-                while (found := following()) is not None:
-                    answers.put(answer(worker, *found))
-            except BaseException as error:  # nobody else would hear of it
-                answers.put(error)
-            finally:
-                worker.close()
-                answers.put(None)
-
-        self.crew = [Worker(stop.is_set) for _ in range(max(1, min(self.workers, len(self.jobs))))]
-        threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in self.crew]
-        for thread in threads:
-            thread.start()
-        try:
-            yield from self.collected(answers, len(threads))
-        finally:
-            stop.set()
-            for worker in self.crew:
-                worker.close()
-            for thread in threads:
-                thread.join()
-        write_sums(self.out)
-
-    def collected(self, answers: "queue.SimpleQueue[Report | BaseException | None]", running: int) -> Iterator[Report]:
-        while running:
-            found = answers.get()
-            if found is None:
-                running -= 1
-            elif isinstance(found, BaseException):
-                raise found
-            elif found["action"] == PASSED_OVER:
+        for report in self.hands.reports(self.jobs):
+            if report["action"] == PASSED_OVER:
                 self.passed_over += 1
             else:
-                yield found
-
-
-def answer(worker: Worker, item: Item, job: Job) -> Report:
-    if item.problem:
-        error = Refused(f"{escape(job.shown, 1000)}: {item.problem}", "give the file itself, if it is to be read")
-        job.clear()
-        own: Report = {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
-        return refusal_data(job.shown, error.message, error.hint) | own
-    done = standing(job, by_hash=False)
-    if done is not None:
-        return skipped(job, done)
-    report = worker.do(job)
-    return report if is_report(report) else crashed(job, "its process gave no report that can be read", None)
-
-
-def is_report(report: dict[str, Any]) -> bool:
-    """Whether all is there that reports are made of: a child that a file took over may say anything."""
-    findings = report.get("findings")
-    return (
-        report.get("action") in ACTIONS
-        and all(isinstance(report.get(key), str) for key in TEXTS)
-        and isinstance(findings, list)
-        and all(is_finding(finding) for finding in findings)
-        and (report["action"] not in ("released", "quarantined") or isinstance(report.get("output"), dict))
-    )
-
-
-def is_finding(found: Any) -> bool:
-    numbers = ("pickle", "offset")
-    return isinstance(found, dict) and all(
-        type(found.get(name)) is (int if name in numbers else str) for name in Finding.__dataclass_fields__
-    )
+                yield report
+        write_sums(self.out)
 
 
 def claim(out: Path) -> None:
@@ -159,5 +99,5 @@ def claim(out: Path) -> None:
 
 def network_note(run: Run) -> str:
     """What cannot be kept from the processes here, said rather than hidden; empty where all can."""
-    reachable = any(worker.network for worker in run.crew)
-    return "the processes of the files could reach the network: this system lets nobody take it away" * reachable
+    told = "the processes of the files could reach the network: this system lets nobody take it away"
+    return told if run.hands.network else ""
