@@ -1,16 +1,18 @@
-"""Holds the outputs of a folder against their receipts, without the sources."""
+"""Holds the outputs of a folder against their receipts, without the sources. All that lies there may be hostile."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptool.convert.destination import ENDING
+from ckptool.convert.scan import MODEL_ENDINGS
 from ckptool.errors import CkptoolError
 from ckptool.hashes import sha256_of
-from ckptool.sanitize.names import RECEIPT
-from ckptool.sanitize.receipt import read_receipt
-from ckptool.sanitize.sums import SUMS, files_of, line, receipts_in
+from ckptool.report import Report
+from ckptool.sanitize.names import QUARANTINE, RECEIPT
+from ckptool.sanitize.receipt_file import files_of, output_of, read_receipt, read_small, why
+from ckptool.sanitize.sums import SUMS, line
+from ckptool.text import escape
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,28 +24,53 @@ class Checked:
 
 
 def check_folder(out: Path) -> Iterator[Checked]:
-    """Every output by its receipt, then outputs that have none, then the sums."""
+    """Every output by its receipt, then what has none, then the sums."""
     expected: list[bytes] = []
     known: set[Path] = set()
-    for path in receipts_in(out):
+    files, unseen = files_below(out)
+    for path in files:
+        if not path.name.endswith(RECEIPT):
+            continue
         try:
             receipt = read_receipt(path)
         except CkptoolError as error:
-            yield Checked(path, error.message.partition(": ")[2])
+            yield Checked(path, error.message.removeprefix(f"{escape(str(path), 1000)}: "))
             continue
-        own = path.name.removesuffix(RECEIPT)
-        if receipt["output"]["name"] != own:
-            yield Checked(path, "is the receipt of another file")
+        if not in_its_place(receipt, path.relative_to(out)):
+            yield Checked(output_of(path), f"lies where nothing lies that was {escape(receipt['action'])}")
         for file, sha256 in files_of(path, receipt):
             known.add(file)
             expected.append(line(os.fsencode(file.relative_to(out)), sha256))
             yield Checked(file, differs(file, sha256))
-    yield from strangers(out, known)
+    yield from unseen
+    yield from strangers(files, known)
     yield Checked(out / SUMS, sums_differ(out, expected))
 
 
+def files_below(out: Path) -> tuple[list[Path], list[Checked]]:
+    """Every file, sorted by the folder and the name, and the folders that nobody looked into."""
+    files: list[Path] = []
+    unseen: list[Checked] = []
+
+    def failed(error: OSError) -> None:
+        unseen.append(Checked(Path(os.fsdecode(error.filename)), f"cannot be looked into: {error.strerror}"))
+
+    for folder, folders, names in os.walk(out, onerror=failed):
+        folders.sort()
+        links = [path for path in (Path(folder, name) for name in folders) if os.path.islink(path)]
+        unseen += [Checked(path, "is a link to a folder, which was not looked into") for path in links]
+        files += [Path(folder, name) for name in sorted(names)]
+    return files, unseen
+
+
+def in_its_place(receipt: Report, relative: Path) -> bool:
+    """What was quarantined lies in the quarantine, and nothing else does."""
+    expected = "quarantined" if len(relative.parts) > 1 and relative.parts[0] == QUARANTINE else "released"
+    return bool(receipt["action"] == expected)
+
+
 def differs(file: Path, sha256: str) -> str:
-    if file.is_symlink() or not file.is_file():
+    if os.path.islink(file) or not os.path.isfile(file):
         return "is not there, though there is a receipt for it"
     try:
         found = sha256_of(file)
@@ -52,19 +79,19 @@ def differs(file: Path, sha256: str) -> str:
     return "" if found == sha256 else f"is not what the receipt is for: its sha256 is {found}"
 
 
-def strangers(out: Path, known: set[Path]) -> Iterator[Checked]:
-    """Models without a receipt: not through with, or put there by somebody else."""
-    for folder, folders, names in os.walk(out):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.endswith(ENDING) and path not in known:
-                yield Checked(path, "has no receipt")
+def strangers(files: list[Path], known: set[Path]) -> Iterator[Checked]:
+    """Models, and settings of models, without a receipt: not through with, or put there by somebody else."""
+    settings = {path.with_suffix(".yaml") for path in known}
+    for path in files:
+        if path not in known and (path.suffix.lower() in MODEL_ENDINGS or path in settings):
+            yield Checked(path, "has no receipt")
 
 
 def sums_differ(out: Path, expected: list[bytes]) -> str:
     try:
-        found = (out / SUMS).read_bytes()
-    except OSError:
+        found = read_small(out / SUMS, sum(map(len, expected)))
+    except FileNotFoundError:
         return "is not there"
+    except OSError as error:
+        return f"does not agree with the receipts: {why(error)}"
     return "" if sorted(found.splitlines(keepends=True)) == sorted(expected) else "does not agree with the receipts"

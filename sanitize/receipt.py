@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from ckptool import __version__
 from ckptool.convert.sidecar import MAX_SIZE
@@ -14,11 +13,11 @@ from ckptool.output import Output, write_at
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import receipt_of
+from ckptool.sanitize.receipt_file import read_receipt
 from ckptool.source import File
 from ckptool.tensor import Plan
 from ckptool.text import escape
 
-MOST = 1 << 26
 FIGURES = ("max_abs", "relative_l2", "psnr", "cosine")
 IDENTITY = ("kind", "algorithm", "base", "candidates", "variant", "prediction")
 
@@ -109,52 +108,6 @@ def write_receipt(output: Path, receipt: Report) -> Path:
             if force:
                 raise
     return path
-
-
-def read_receipt(path: Path) -> Report:
-    """Raises UsageError when it cannot be read, Malformed when it is none."""
-    label = escape(str(path), 1000)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST + 1)
-    except OSError as error:
-        raise UsageError(f"{label}: cannot be read: {error.strerror}", "sanitize writes it") from error
-    try:
-        found: Any = json.loads(data) if len(data) <= MOST else None
-    except (ValueError, RecursionError):
-        found = None
-    if not is_receipt(found):
-        raise Malformed(f"{label}: is no receipt", "remove it, and sanitize its source again")
-    return dict(found)
-
-
-def is_receipt(found: Any) -> bool:
-    """Whether all is there that is relied on."""
-    if not isinstance(found, dict) or found.get("receipt") != 1:
-        return False
-    parts = found.get("parts")
-    files = [found.get("input"), *(parts if isinstance(parts, list) else [None])]
-    output = found.get("output")
-    sidecar = output.get("sidecar") if isinstance(output, dict) else None
-    return (
-        all(is_file(file) and type(file.get("mtime_ns")) is int for file in files)
-        and is_file(output)
-        and (sidecar is None or is_file(sidecar))
-        and isinstance(found.get("policy"), dict)
-        and isinstance(found.get("tool"), dict)
-        and isinstance(found.get("findings"), list)
-        and all(isinstance(found.get(key), str) for key in ("source", "action", "verdict"))
-    )
-
-
-def is_file(found: Any) -> bool:
-    return (
-        isinstance(found, dict)
-        and isinstance(found.get("name"), str)
-        and "/" not in found["name"]
-        and isinstance(found.get("sha256"), str)
-        and type(found.get("bytes")) is int
-    )
 
 
 def standing(job: Job, by_hash: bool) -> Report | None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ckptool.errors import CkptoolError
 from ckptool.output import Output, write_at
-from ckptool.report import Report
 from ckptool.sanitize.names import RECEIPT
-from ckptool.sanitize.receipt import read_receipt
+from ckptool.sanitize.receipt_file import files_of, read_receipt
 
 SUMS = "SHA256SUMS"
 
@@ -20,20 +19,6 @@ def receipts_in(out: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(out):
         folders.sort()
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(RECEIPT))
-
-
-def output_of(receipt: Path) -> Path:
-    """The file that a receipt is for: by the receipt's name, whatever it says inside."""
-    return receipt.with_name(receipt.name.removesuffix(RECEIPT))
-
-
-def files_of(path: Path, receipt: Report) -> list[tuple[Path, str]]:
-    """The output of a receipt and what was carried along, each with its hash."""
-    output = receipt["output"]
-    found = [(output_of(path), output["sha256"])]
-    if output["sidecar"] is not None:
-        found.append((path.with_name(output["sidecar"]["name"]), output["sidecar"]["sha256"]))
-    return found
 
 
 def write_sums(out: Path) -> None:
