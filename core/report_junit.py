@@ -11,7 +11,7 @@ LIMIT = 2000
 """Characters of one text."""
 SHOWN = 50
 """Findings of one file."""
-BAD = ("unknown", "dangerous", "refused")
+BAD = ("unknown", "dangerous", "refused", "no parity", "does not fit", "ambiguous")
 
 
 def to_junit(reports: list[Report]) -> str:

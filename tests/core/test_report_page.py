@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+import pytest
+
+from ckptool.report_junit import to_junit
 from ckptool.report_lines import lines_section
 from ckptool.report_page import to_html, to_markdown
 from ckptool.report_sarif import to_sarif
@@ -38,6 +41,12 @@ def test_a_page_of_several_files_says_how_many_came_out_how() -> None:
 def test_a_message_of_sarif_holds_no_link() -> None:
     log = json.loads(to_sarif([report("a", CALL)]))
     assert "](" not in log["runs"][0]["results"][0]["message"]["text"]
+
+
+@pytest.mark.parametrize("verdict", ["no parity", "does not fit", "ambiguous"])
+def test_what_would_not_exit_0_is_a_failure_of_junit(verdict: str) -> None:
+    assert 'failures="1"' in to_junit([{"path": "a", "verdict": verdict}])
+    assert 'failures="0"' in to_junit([{"path": "a", "verdict": "parity"}, {"path": "b", "verdict": "fits"}])
 
 
 def test_what_a_command_tells_stands_in_both_reports_as_text_and_in_its_order() -> None:
