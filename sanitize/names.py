@@ -1,6 +1,8 @@
 """The names of outputs: those of the sources, with the ending that they now have, and never one for two."""
 
+import os
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from ckptool.convert.destination import ENDING
@@ -12,6 +14,8 @@ from ckptool.text import escape
 QUARANTINE = "quarantine"
 INDEX = ".index.json"
 RECEIPT = ".receipt.json"
+LONGEST = 255
+"""Bytes of a name, on nearly every file system; that of a receipt has to fit."""
 
 
 def targets_of(items: list[Item]) -> dict[Item, str]:
@@ -53,14 +57,22 @@ def is_named(relative: str) -> bool:
 def short(relative: str) -> str:
     path = apart(PurePosixPath(relative))
     name = path.name.removesuffix(INDEX)
-    return str(path.with_name((name.rpartition(".")[0] or name) + ENDING))
+    return str(path.with_name(fitted(name.rpartition(".")[0] or name)))
 
 
 def long(relative: str) -> str:
     """The same with the source's own ending kept; a name that has the right one already keeps it."""
     path = apart(PurePosixPath(relative))
-    name = path.name
-    return str(path if name.endswith(ENDING) else path.with_name(name + ENDING))
+    return str(path.with_name(fitted(path.name.removesuffix(ENDING))))
+
+
+def fitted(stem: str) -> str:
+    """The name with its ending; of a very long one the begin, and a mark that tells it from others like it."""
+    data, most = os.fsencode(stem), LONGEST - len(ENDING + RECEIPT)
+    if len(data) > most:
+        mark = "-" + sha256(data).hexdigest()[:8]
+        stem = data[: most - len(mark)].decode("utf-8", "ignore") + mark
+    return stem + ENDING
 
 
 def apart(path: PurePosixPath) -> PurePosixPath:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ def test_sources_of_one_name_keep_their_endings(tmp_path: Path) -> None:
         "a.pt": "a.pt.safetensors", "a.ckpt": "a.ckpt.safetensors", "a.safetensors": "a.safetensors",
         "b.pt": "b.safetensors",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "é" * 124 + "aa", "\udcff" * 250], ids=["ascii", "two bytes", "no text"])
+def test_very_long_names_are_cut_and_stay_apart(name: str, tmp_path: Path) -> None:
+    up = write(tmp_path / "up", {f"{name}.pt": embedding(), f"{name[:-1]}b.pt": odd()})
+    done = sanitize(up, tmp_path / "out")
+    assert set(done.actions.values()) == {"released"}
+    outputs = {name for name in files_in(tmp_path / "out") if name.endswith(".safetensors")}
+    assert len(outputs) == 2
+    assert max(len(os.fsencode(f"{name}.receipt.json")) for name in outputs) <= 255
 
 
 def test_two_sources_of_one_relative_name_are_a_usage_error(tmp_path: Path) -> None:
