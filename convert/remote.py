@@ -16,14 +16,31 @@ if TYPE_CHECKING:
 FILES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".json", ".yaml", ".pkl", ".sft"})
 
 
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a store says of a file that nobody has read yet."""
+
+    size: int
+    version: str
+    """Another one when the file is another one; empty where the store does not tell."""
+    sha256: str | None = None
+    """Where the store keeps its files by it."""
+
+
 class Store(Protocol):
     """Files under one address: of a repository, a bucket, or a web server's folder."""
 
     def label(self, path: str) -> str:
         """As it is shown, in the form that the source was given in."""
 
-    def files(self) -> Mapping[str, int] | None:
-        """Every file with its size; None where nobody can list them."""
+    def origin(self) -> tuple[str, str]:
+        """The address by which `located` finds it again, and the commit that it was pinned to, if there are such."""
+
+    def files(self) -> Mapping[str, Stated] | None:
+        """Every file; None where nobody can list them."""
+
+    def stated(self, path: str) -> Stated:
+        """What is known of one file. Raises as `open` does."""
 
     def open(self, path: str) -> "Remote | File":
         """Raises UsageError when there is no such file, Unreachable when it is not to be had."""
@@ -84,17 +101,18 @@ class Place:
 Where = Path | Place
 
 
-def located(source: Source | Place) -> Where:
+def located(source: Source | Place, commit: str = "") -> Where:
     """Where a source is. For an address that asks its machine, once: what comes later is pinned to that answer.
 
-    Raises UsageError when it is not there or may not be read, Unreachable when its machine does not answer.
+    With `commit`, the answer that was given before. Raises UsageError when it is not there or may not be read,
+    Unreachable when its machine does not answer.
     """
     if not isinstance(source, Address):
         return source
     if source.scheme == "hf":
         from ckptool.convert.remote_hub import hub_place
 
-        return hub_place(source)
+        return hub_place(source, commit)
     if source.scheme == "s3":
         from ckptool.convert.remote_s3 import bucket_place
 
@@ -102,7 +120,7 @@ def located(source: Source | Place) -> Where:
     from ckptool.convert.remote_web import hub_address, web_place
 
     hub = hub_address(source)
-    return located(hub) if hub is not None else web_place(source)
+    return located(hub, commit) if hub is not None else web_place(source)
 
 
 def enter_at(where: Where, stack: ExitStack) -> Bytes:

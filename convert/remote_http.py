@@ -55,6 +55,11 @@ class HttpOrigin:
     def close(self) -> None:
         self.http.close()
 
+    @property
+    def version(self) -> str:
+        """As the host that sends the bytes calls the one that it sent; empty where it does not."""
+        return next(iter(self._versions.values()), "")
+
     def check_unchanged(self) -> None:
         """Every answer was held against the first one."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ckptool.address import HUB, Address, is_loopback
-from ckptool.convert.remote import Place
+from ckptool.convert.remote import Place, Stated
 from ckptool.convert.remote_bytes import Remote
 from ckptool.convert.remote_client import Http
 from ckptool.convert.remote_http import HttpOrigin, origin_of
@@ -19,6 +19,7 @@ from ckptool.source import File
 from ckptool.text import escape
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 NEXT = re.compile(r'<([^<>]{1,4000})>; *rel="next"')
 MOST_ANSWER = 1 << 24
 MOST_PAGES = 100
@@ -26,8 +27,8 @@ MOST_FILES = 100_000
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
-def hub_place(address: Address) -> Place:
-    """The place in a repository at the commit that its revision stands for now."""
+def hub_place(address: Address, commit: str = "") -> Place:
+    """The place in a repository at a commit: by default the one that its revision stands for now."""
     found = HUB.fullmatch(address.url)
     assert found is not None  # an address of the Hub is one by this pattern
     repo, revision, path = found[1], unquote(found[2] or ""), found[3] or ""
@@ -35,8 +36,9 @@ def hub_place(address: Address) -> Place:
         raise UsageError(f"{address}: only repositories of models are read", "write it as hf://owner/repo/path")
     if any(part in ("", ".", "..") for part in path.split("/")) and path:
         raise UsageError(f"{escape(str(address), 1000)}: is no path in a repository", "check it")
-    hub = Hub(repo, revision)
-    hub.pin()
+    hub = Hub(repo, revision, commit)
+    if not commit:
+        hub.pin()
     return Place(hub, path)
 
 
@@ -49,10 +51,13 @@ class Hub:
     """As it was given; empty for the default branch."""
     commit: str = ""
     patience: Patience = field(default_factory=Patience)
-    _files: dict[str, int] | None = None
+    _files: dict[str, Stated] | None = None
 
     def label(self, path: str) -> str:
         return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "") + (path and f"/{path}")
+
+    def origin(self) -> tuple[str, str]:
+        return self.label(""), self.commit
 
     def pin(self) -> None:
         """Look up the commit. All that is read is read at it."""
@@ -68,11 +73,11 @@ class Hub:
             )
         self.commit = commit
 
-    def files(self) -> Mapping[str, int]:
-        """Every file of the commit with its size."""
+    def files(self) -> Mapping[str, Stated]:
+        """Every file of the commit."""
         if self._files is None:
             hub = self.checked_endpoint()
-            url, files = f"{hub}/api/models/{self.repo}/tree/{self.commit}?recursive=true", dict[str, int]()
+            url, files = f"{hub}/api/models/{self.repo}/tree/{self.commit}?recursive=true", dict[str, Stated]()
             for _ in range(MOST_PAGES):
                 answer, headers = self.ask(url, "")
                 files |= files_of(answer)
@@ -89,16 +94,22 @@ class Hub:
             self._files = files
         return self._files
 
+    def stated(self, path: str) -> Stated:
+        found = self.files().get(path)
+        if found is None:
+            raise UsageError(f"{escape(self.label(path), 1000)}: the repository has no such file", "check the path")
+        return found
+
     def open(self, path: str) -> Remote | File:
         from huggingface_hub import hf_hub_url
 
         hub = self.checked_endpoint()
         url = hf_hub_url(self.repo, path, revision=self.commit, endpoint=hub)
-        return opened(self.origin(url, path), self.patience)
+        return opened(self.http(url, path), self.patience)
 
     def ask(self, url: str, path: str) -> tuple[Any, Mapping[str, str]]:
         """A small answer as data, with its headers."""
-        origin = self.origin(url, path)
+        origin = self.http(url, path)
         try:
             data, headers = patiently(lambda: origin.whole(MOST_ANSWER), origin.label, self.patience)
         finally:
@@ -110,7 +121,7 @@ class Hub:
                 f"{origin.label}: the Hub answers with something that is not JSON", "check HF_ENDPOINT"
             ) from error
 
-    def origin(self, url: str, path: str) -> HttpOrigin:
+    def http(self, url: str, path: str) -> HttpOrigin:
         label = escape(self.label(path), 1000)
         token = token_or_none()
         headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -153,11 +164,11 @@ def token_or_none() -> str | None:
     return get_token()
 
 
-def files_of(answer: Any) -> dict[str, int]:
+def files_of(answer: Any) -> dict[str, Stated]:
     """The files of one page of a list, as far as they are some."""
     entries = answer if isinstance(answer, list) else []
     return {
-        entry["path"]: entry["size"]
+        entry["path"]: stated_by(entry)
         for entry in entries
         if isinstance(entry, dict)
         and entry.get("type") == "file"
@@ -165,3 +176,13 @@ def files_of(answer: Any) -> dict[str, int]:
         and type(entry.get("size")) is int
         and not any(part in ("", ".", "..") for part in entry["path"].split("/"))
     }
+
+
+def stated_by(entry: dict[str, Any]) -> Stated:
+    """Large files are kept by their sha256, others by a hash of git's own."""
+    large = entry.get("lfs")
+    sha256 = large.get("oid") if isinstance(large, dict) else None
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+        sha256 = None
+    version = sha256 or entry.get("oid")
+    return Stated(entry["size"], version if isinstance(version, str) else "", sha256)

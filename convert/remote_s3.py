@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ckptool.address import Address
-from ckptool.convert.remote import FILES, Place
+from ckptool.convert.remote import FILES, Place, Stated
 from ckptool.convert.remote_bytes import Part, Remote
 from ckptool.convert.remote_patience import Passing, Patience
 from ckptool.convert.remote_web import patiently
@@ -40,12 +40,15 @@ class Bucket:
     given: str
     system: Any
     patience: Patience = field(default_factory=Patience)
-    _files: dict[str, int] | None = None
+    _files: dict[str, Stated] | None = None
 
     def label(self, path: str) -> str:
         return f"s3://{self.bucket}/{path}"
 
-    def files(self) -> Mapping[str, int]:
+    def origin(self) -> tuple[str, str]:
+        return self.label(self.given), ""
+
+    def files(self) -> Mapping[str, Stated]:
         if self._files is None:
             given = Place(self, self.given)
             folder, depth = (given.parent.path, 1) if given.suffix.lower() in FILES else (self.given, None)
@@ -58,18 +61,19 @@ class Bucket:
                     f"{escape(self.label(folder), 1000)}: more than {LISTED:,} objects", "give one of them"
                 )
             start = len(self.bucket) + 1
-            self._files = {name[start:]: int(info["size"]) for name, info in found.items()}
+            self._files = {name[start:]: stated_by(info) for name, info in found.items()}
         return self._files
 
-    def open(self, path: str) -> Remote:
-        label = escape(self.label(path), 1000)
-        key = f"{self.bucket}/{path}"
-        info = asked(lambda: self.system.info(key), self.label(path), self.patience)
+    def stated(self, path: str) -> Stated:
+        info = asked(lambda: self.system.info(f"{self.bucket}/{path}"), self.label(path), self.patience)
         if info.get("type") != "file":
-            raise UsageError(f"{label}: there is no such object", "check the address")
-        size = int(info["size"])
-        source = Objects(self.system, key, label, size, str(info.get("ETag")), self.patience)
-        return Remote(source, label, size, self.patience)
+            raise UsageError(f"{escape(self.label(path), 1000)}: there is no such object", "check the address")
+        return stated_by(info)
+
+    def open(self, path: str) -> Remote:
+        label, found = escape(self.label(path), 1000), self.stated(path)
+        source = Objects(self.system, f"{self.bucket}/{path}", label, found, self.patience)
+        return Remote(source, label, found.size, self.patience)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,8 +83,7 @@ class Objects:
     system: Any
     key: str
     label: str
-    size: int
-    version: str
+    stated: Stated
     patience: Patience
 
     def part(self, offset: int, length: int) -> Part:
@@ -99,7 +102,7 @@ class Objects:
     def check_unchanged(self) -> None:
         """Raises Unreachable when another object stands there now: ranges alone do not show it."""
         info = asked(lambda: self.system.info(self.key), self.label, self.patience)
-        if (int(info["size"]), str(info.get("ETag"))) != (self.size, self.version):
+        if stated_by(info) != self.stated:
             raise Unreachable(f"{self.label}: is another object than before", "run it again")
 
     def close(self) -> None:
@@ -130,6 +133,10 @@ class Pieces:
 
     def shut(self) -> None:
         """A piece that is under way arrives, and is not used."""
+
+
+def stated_by(info: Mapping[str, Any]) -> Stated:
+    return Stated(int(info["size"]), str(info.get("ETag")))
 
 
 def asked(ask: Callable[[], Any], label: str, patience: Patience) -> Any:

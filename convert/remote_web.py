@@ -9,7 +9,7 @@ from typing import TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ckptool.address import Address
-from ckptool.convert.remote import Place
+from ckptool.convert.remote import Place, Stated
 from ckptool.convert.remote_bytes import Remote
 from ckptool.convert.remote_client import Http, HttpPart
 from ckptool.convert.remote_http import HttpOrigin, int_of
@@ -59,8 +59,17 @@ class Web:
     def label(self, path: str) -> str:
         return str(Address(self.url(path)))
 
-    def files(self) -> Mapping[str, int] | None:
+    def origin(self) -> tuple[str, str]:
+        return self.url(self.given), ""
+
+    def files(self) -> Mapping[str, Stated] | None:
         return None
+
+    def stated(self, path: str) -> Stated:
+        """By the first answer to a request for the file itself: nobody else can be asked."""
+        with self.open(path) as file:
+            origin = getattr(file, "origin", None)
+            return Stated(file.size, origin.version if isinstance(origin, HttpOrigin) else "")
 
     def url(self, path: str) -> str:
         if path != self.given:

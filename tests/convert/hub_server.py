@@ -5,12 +5,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret_of_the_test"
+LARGE = 1000
+"""Bytes of a file from which on it is kept apart from the small ones."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,7 +134,7 @@ class HubHandler(BaseHTTPRequestHandler):
         elif rest.rstrip("/") == f"/tree/{COMMIT}":
             start = int(query.get("cursor", ["0"])[0])
             names = sorted(state.files)
-            entries = [{"type": "file", "path": name, "size": len(state.files[name])} for name in names]
+            entries = [entry(name, state.files[name]) for name in names]
             link = f'<{state.endpoint}/api/models/{path}?recursive=true&cursor={start + state.page}>; rel="next"'
             more = {"Link": link} if start + state.page < len(names) else {}
             self.plain(200, json.dumps(entries[start : start + state.page]).encode(), more)
@@ -283,6 +286,14 @@ class HubHandler(BaseHTTPRequestHandler):
     def end_here(self) -> None:
         self.wfile.flush()
         self.close_connection = True
+
+
+def entry(name: str, data: bytes) -> dict[str, Any]:
+    """A file in a list: a large one is kept by its sha256."""
+    found: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": sha1(data).hexdigest()}
+    if len(data) > LARGE:
+        found["lfs"] = {"oid": sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    return found
 
 
 FAULTS = {
