@@ -18,6 +18,8 @@ def command(source: Source, destination: Path | None, **options: Any) -> None:
     SRC is a file (.ckpt .pt .pth .bin .safetensors, told apart by content), a sharded *.index.json, or a diffusers
     folder. DST defaults to SRC with the ending .safetensors. A hypernetwork becomes a clean .pt when DST ends in .pt.
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool convert model.ckpt

@@ -38,11 +38,14 @@ def command(
     SRC is a file or a folder, told apart by content. Only directories and pickles are read, never the tensors.
     Calls are graded harmless (known training objects), unknown, or dangerous (they execute, read, write, connect).
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool scan model.ckpt
       ckptool scan ~/models --json
       ckptool scan uploads --report scan.sarif
+      ckptool scan hf://owner/repo
 
     Exit codes: 0 clean or harmless, 1 something unknown or dangerous, 3 a file was refused.
     """

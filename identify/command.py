@@ -36,11 +36,14 @@ def command(
     SRC is a file (.ckpt .pt .pth .bin .safetensors, told apart by content), a sharded *.index.json, or a diffusers
     folder. Headers and pickles are read, and of tensors a few values. Names and widths tell what it is, and are shown.
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool inspect model.safetensors
       ckptool inspect lora.safetensors --json
       ckptool inspect *.ckpt --hash --report models.html
+      ckptool inspect hf://owner/repo@v1.0/model.safetensors
 
     Exit codes: 0 done, 2 usage, 3 a source was refused.
     """

@@ -41,6 +41,8 @@ def command(checkpoint: Source, addons: tuple[Source, ...], **options: Any) -> N
 
     Each module of an ADDON is held against the checkpoint's own layers: its name, and the shape of what it adds.
 
+    Each may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool compat model.safetensors lora.safetensors

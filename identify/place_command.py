@@ -43,6 +43,8 @@ def command(source: Source, **options: Any) -> None:
     Nothing is overwritten, and pickles are refused unless --convert disarms them on the way. The <stem>.yaml beside
     SRC goes with it.
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool place lora.safetensors --ui a1111 --root ~/stable-diffusion-webui

@@ -76,6 +76,8 @@ def command(source: Source, destination: Path | None, **options: Any) -> None:
     SRC is anything that convert reads. DST defaults to SRC with -pruned.safetensors. The result is identified again:
     when its kind, base, variant or prediction type would change, nothing is written.
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     --max-error runs the model before and after, as `ckptool verify` does, and needs its extra. With --threshold auto
     some twelve thresholds are tried, which takes minutes for a large model.
 
@@ -86,6 +88,7 @@ def command(source: Source, destination: Path | None, **options: Any) -> None:
     \b
     Examples:
       ckptool prune v1-5-pruned.ckpt --ema use
+      ckptool prune hf://owner/repo/v1-5-pruned.ckpt --ema drop
       ckptool prune model.safetensors vae.safetensors --only vae
       ckptool prune model.ckpt --drop 'depth_model.*' --dry-run
       ckptool prune model.safetensors --threshold 1e-4

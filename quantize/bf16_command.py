@@ -30,6 +30,8 @@ def command(
     SRC is anything that `convert` takes. DST defaults to SRC with -bf16.safetensors. Take it where a program asks for
     BF16. What a cast would break is left as it is: see `ckptool fp16`.
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool bf16 flux.safetensors

@@ -31,6 +31,8 @@ def command(
     it is: integers, schedule buffers, position ids, counters of the EMA, markers, an alpha that F16 has no exact value
     for. So are tensors that are no wider than F16, and tensors with values beyond 65504 (--on-overflow).
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool fp16 model.ckpt

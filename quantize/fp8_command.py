@@ -65,6 +65,8 @@ def command(
     what is beyond the range never becomes NaN (--on-overflow). With --scale each linear weight of the diffusion
     model is divided by a scale that brings its largest value to the end of the range, so they are read twice.
 
+    SRC may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool fp8 sdxl.safetensors

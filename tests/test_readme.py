@@ -31,6 +31,12 @@ def test_every_command_is_in_the_readme(command: str) -> None:
     assert command in written()
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("receipt", "sanitize")])
+def test_every_command_that_reads_a_model_says_that_it_may_be_elsewhere(command: str) -> None:
+    words = " ".join(printed(command).split())
+    assert "may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://." in words
+
+
 @pytest.mark.parametrize("words", written())
 def test_help_in_the_readme_is_what_is_printed(words: str) -> None:
     assert written()[words] == printed(words), "run `make readme`"

@@ -75,6 +75,8 @@ def command(original: Source, candidate: Source, **options: Any) -> None:
     threshold, its EMA average, a module of lower rank; and every tensor that is gone must be a known kind of loss.
     Then both run through the same networks on the same seeded noise.
 
+    Both may stand on another machine: hf://owner/repo[@revision]/path, https:// or s3://.
+
     \b
     Examples:
       ckptool verify model.ckpt model.safetensors
