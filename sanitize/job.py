@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptool.sanitize.names import QUARANTINE, receipt_of
+from ckptool.sanitize.names import QUARANTINE, receipt_of, signature_of
 from ckptool.sanitize.policy import Policy
 
 NAMES = ("kinds", "bases", "harmless")
@@ -49,8 +49,9 @@ class Job:
         return cls(**data | {"path": Path(data["path"]), "out": Path(data["out"]), "policy": policy})
 
     def clear(self) -> None:
-        """Remove what an earlier run made of this source, receipts first."""
+        """Remove what an earlier run made of this source, signatures and receipts first."""
         for output in (self.released, self.quarantined):
+            signature_of(receipt_of(output)).unlink(missing_ok=True)
             receipt_of(output).unlink(missing_ok=True)
         for output in (self.released, self.quarantined):
             output.unlink(missing_ok=True)

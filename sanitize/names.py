@@ -14,8 +14,9 @@ from ckptool.text import escape
 QUARANTINE = "quarantine"
 INDEX = ".index.json"
 RECEIPT = ".receipt.json"
+SIGNATURE = ".sig"
 LONGEST = 255
-"""Bytes of a name, on nearly every file system; that of a receipt has to fit."""
+"""Bytes of a name, on nearly every file system; that of a receipt's signature has to fit."""
 
 
 def targets_of(items: list[Item]) -> dict[Item, str]:
@@ -68,7 +69,7 @@ def long(relative: str) -> str:
 
 def fitted(stem: str) -> str:
     """The name with its ending; of a very long one the begin, and a mark that tells it from others like it."""
-    data, most = os.fsencode(stem), LONGEST - len(ENDING + RECEIPT)
+    data, most = os.fsencode(stem), LONGEST - len(ENDING + RECEIPT + SIGNATURE)
     if len(data) > most:
         mark = "-" + sha256(data).hexdigest()[:8]
         stem = data[: most - len(mark)].decode("utf-8", "ignore") + mark
@@ -83,3 +84,8 @@ def apart(path: PurePosixPath) -> PurePosixPath:
 
 def receipt_of(output: Path) -> Path:
     return output.with_name(output.name + RECEIPT)
+
+
+def signature_of(path: Path) -> Path:
+    """Of a receipt, or of the sums."""
+    return path.with_name(path.name + SIGNATURE)

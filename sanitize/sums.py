@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ckptool.errors import CkptoolError
+from ckptool.errors import Malformed
 from ckptool.output import Output, write_at
-from ckptool.sanitize.names import RECEIPT
-from ckptool.sanitize.receipt_file import files_of, read_receipt
+from ckptool.sanitize.names import RECEIPT, signature_of
+from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in
+from ckptool.sanitize.sign import Signer
 
 SUMS = "SHA256SUMS"
 
@@ -21,20 +22,44 @@ def receipts_in(out: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(RECEIPT))
 
 
-def write_sums(out: Path) -> None:
-    """In one step; of several runs into one folder each writes the sums of all, one after the other."""
+def write_sums(out: Path, signer: Signer | None = None) -> int:
+    """In one step; of several runs into one folder each writes the sums of all, one after the other.
+
+    They are signed when every receipt is: else they would vouch for outputs that nobody vouches for. How many are not.
+    """
+    sums = out / SUMS
     with locked(out):
-        lines: list[bytes] = []
-        for path in receipts_in(out):
-            try:
-                receipt = read_receipt(path)
-            except CkptoolError:
-                continue  # `receipt verify` tells of it
-            lines += [line(os.fsencode(file.relative_to(out)), sha256) for file, sha256 in files_of(path, receipt)]
-        lines.sort(key=name_in)
-        data = b"".join(lines)
-        with Output(out / SUMS, len(data), force=True) as file:
+        data, unsigned = sums_of(out, signer)
+        if unsigned or differs(sums, data):
+            signature_of(sums).unlink(missing_ok=True)
+        with Output(sums, len(data), force=True) as file:
             write_at(file.fd, data, 0)
+        if signer is not None and not unsigned:
+            signer.sign_file(sums, data)
+    return unsigned
+
+
+def sums_of(out: Path, signer: Signer | None) -> tuple[bytes, int]:
+    """The sums by all receipts, and how many of these have no signature by this key."""
+    lines: list[bytes] = []
+    unsigned = 0
+    for path in receipts_in(out):
+        try:
+            data = read_small(path, MOST)
+            receipt = receipt_in(data, path)
+        except (OSError, Malformed):
+            continue  # `receipt verify` tells of it
+        lines += [line(os.fsencode(file.relative_to(out)), sha256) for file, sha256 in files_of(path, receipt)]
+        unsigned += signer is not None and not signer.has_signed(path, data)
+    lines.sort(key=name_in)
+    return b"".join(lines), unsigned
+
+
+def differs(path: Path, data: bytes) -> bool:
+    try:
+        return read_small(path, len(data)) != data
+    except OSError:
+        return True
 
 
 def line(name: bytes, sha256: str) -> bytes:
