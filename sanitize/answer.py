@@ -5,6 +5,7 @@ from typing import Any
 from ckptool.errors import Refused
 from ckptool.report import Report, refusal_data
 from ckptool.sanitize.job import Job
+from ckptool.sanitize.lock import clear
 from ckptool.sanitize.receipt import standing
 from ckptool.sanitize.work import PASSED_OVER, skipped
 from ckptool.sanitize.worker import Worker, crashed
@@ -28,7 +29,7 @@ def answer(worker: Worker, job: Job) -> Report:
 
 def unseen(job: Job) -> Report:
     error = Refused(f"{escape(job.shown, 1000)}: {job.problem}", "give the file itself, if it is to be read")
-    job.clear()
+    clear(job)
     own: Report = {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
     return refusal_data(job.shown, error.message, error.hint) | own
 

@@ -3,21 +3,23 @@
 import json
 import os
 import sys
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.limits import die_with_parent, restrict
+from ckptool.sanitize.lock import NONE
 from ckptool.sanitize.work import sanitize
 
 MOST = 1 << 26
 """Bytes of a result; of 100,000 tensors it has some 30 MB."""
 
 
-def run(job: Job, seconds: int, pipe: int) -> NoReturn:
+def run(job: Job, seconds: int, pipe: int, lock: int) -> NoReturn:
     """Do the job in a process that was just forked, and end it."""
     try:
         die_with_parent()
-        detach(pipe)
+        detach(pipe, lock)
         restrict(job, seconds)
         send(pipe, outcome(job))
         os._exit(0)
@@ -25,14 +27,15 @@ def run(job: Job, seconds: int, pipe: int) -> NoReturn:
         os._exit(1)
 
 
-def detach(pipe: int) -> None:
-    """A group of its own, and nothing open but the pipe: no way to speak in the name of who waits."""
+def detach(pipe: int, lock: int) -> None:
+    """A group of its own, and nothing open but the pipe and the lock: no way to speak in the name of who waits."""
     os.setsid()
     empty = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(empty, number)
-    os.closerange(3, pipe)
-    os.closerange(pipe + 1, max(empty, pipe) + 64)
+    kept = sorted({2, pipe, lock} - {NONE})
+    for last, following in pairwise([*kept, max(empty, *kept) + 64]):
+        os.closerange(last + 1, following)
 
 
 def outcome(job: Job) -> dict[str, Any]:
@@ -70,4 +73,4 @@ if __name__ == "__main__":
     from ckptool.sanitize.limits import seconds_for
 
     given = Job.of(json.load(sys.stdin))
-    run(given, seconds_for(given), os.dup(1))
+    run(given, seconds_for(given), os.dup(1), NONE)

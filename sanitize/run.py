@@ -10,6 +10,7 @@ from ckptool.errors import UsageError
 from ckptool.output import Output, write_at
 from ckptool.report import Report
 from ckptool.sanitize.job import Job
+from ckptool.sanitize.lock import sweep
 from ckptool.sanitize.names import targets_of
 from ckptool.sanitize.policy import Policy
 from ckptool.sanitize.sources import Item, items_of, share
@@ -75,6 +76,7 @@ class Run:
                 self.passed_over += 1
             else:
                 yield report
+        sweep(self.out)
         write_sums(self.out)
 
 

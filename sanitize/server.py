@@ -17,6 +17,7 @@ from typing import Any
 from ckptool.sanitize import child
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.limits import leave_network, seconds_for
+from ckptool.sanitize.lock import NONE, locked
 
 INPUT, OUTPUT = 0, 1
 BLOCK = 1 << 16
@@ -108,13 +109,26 @@ def say(data: bytes) -> None:
 
 
 def watched(job: Job) -> Ended:
+    """The end of a job that no other process does meanwhile; the time to wait for one is not the file's own."""
+    with locked(job, still_wanted) as lock:
+        return forked(job, NONE if lock is None else lock)
+
+
+def still_wanted(seconds: float) -> bool:
+    """Wait, but not without whoever hands out jobs."""
+    if select.select([INPUT], [], [], seconds)[0]:
+        raise Gone
+    return True
+
+
+def forked(job: Job, lock: int) -> Ended:
     """Fork, and wait for the end of the child or of its time."""
     seconds = seconds_for(job)
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(ours)
-        child.run(job, seconds, theirs)
+        child.run(job, seconds, theirs, lock)
     os.close(theirs)
     try:
         result, late = collected(ours, time.monotonic() + seconds)

@@ -11,6 +11,7 @@ from ckptool.errors import CkptoolError, Refused
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.limits import environment
+from ckptool.sanitize.lock import clear
 from ckptool.text import escape
 
 TRIES = 3
@@ -145,7 +146,7 @@ def cause(ended: dict[str, Any]) -> tuple[str, str | None]:
 def crashed(job: Job, what: str, limit: str | None) -> Report:
     """The report of a file whose process did not come to an end of its own; what it had written is removed."""
     try:
-        job.clear()
+        clear(job)
     except (CkptoolError, OSError):
         what += "; what it left could not be removed"
     return {
