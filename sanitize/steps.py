@@ -23,6 +23,10 @@ CASTS: dict[str, Settings] = {
     "bf16": Settings(to="BF16"),
     "fp8": Settings(to="F8_E4M3", vae="rest", text_encoder="auto"),
 }
+HYPERNETWORK = (
+    "UIs load hypernetworks from .pt files alone: where one needs it, `ckptool convert SRC NAME.pt` makes a clean .pt"
+    " of the source"
+)
 BY_POLICY = " (the policy counts it as harmless)"
 
 
@@ -54,6 +58,8 @@ class Steps:
         if reason is None and policy.dtype != "keep":
             self.casting = Casting(CASTS[policy.dtype], self.label, self.careful)
             plan = self.casting.step(plan)
+        if plan.structure is not None:
+            self.notes.append(HYPERNETWORK)
         return plan
 
     def data(self, plan: Plan) -> Report:

@@ -6,9 +6,23 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+from fixtures.models import hypernetwork
 from tests.convert.converting import ckptool, header_of
-from tests.sanitize.sanitizing import embedding, evil, files_in, large, lora, names_of, odd, sanitize, trained, write
+from tests.sanitize.sanitizing import (
+    embedding,
+    evil,
+    files_in,
+    large,
+    lora,
+    names_of,
+    odd,
+    packed,
+    sanitize,
+    trained,
+    write,
+)
 
 UPLOADS = {
     "clean.pt": embedding(),
@@ -113,6 +127,21 @@ def test_what_the_policy_does_not_allow_is_refused(options: tuple[str, ...], wor
     assert (done.actions["a.pt"], done.ran.code) == ("refused", 3)
     assert words in done.reports["a.pt"]["error"]["message"]
     assert files_in(tmp_path / "out") == {"SHA256SUMS"}
+
+
+def test_a_hypernetwork_is_told_to_be_loaded_from_pt_alone_and_how_to_get_one(tmp_path: Path) -> None:
+    up = write(tmp_path / "up", {"h.pt": packed(hypernetwork()), "a.pt": embedding()})
+    done = sanitize(up, tmp_path / "out", "--report", tmp_path / "r.html", "-v")
+    assert done.reports["h.pt"]["kind"] == "hypernetwork"
+    (note,) = done.reports["h.pt"]["notes"]
+    assert done.reports["a.pt"]["notes"] == []
+    again = sanitize(up, tmp_path / "out").reports["h.pt"]
+    assert (again["action"], again["notes"]) == ("skipped", [note])
+    assert note in done.ran.err
+    assert note.partition("`")[0] in (tmp_path / "r.html").read_text()
+    words = note.split("`")[1].replace("SRC", str(up / "h.pt")).replace("NAME.pt", str(tmp_path / "clean.pt")).split()
+    assert ckptool(*words[1:]).code == 0
+    assert torch.load(tmp_path / "clean.pt", weights_only=True).keys() == hypernetwork().keys()
 
 
 def test_sums_are_those_of_the_outputs_in_the_order_of_their_names(up: Path, tmp_path: Path) -> None:
