@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptool.convert.scan import MODEL_ENDINGS
-from ckptool.errors import CkptoolError
+from ckptool.errors import CkptoolError, Malformed
 from ckptool.hashes import sha256_of
 from ckptool.report import Report
-from ckptool.sanitize.names import QUARANTINE, RECEIPT
-from ckptool.sanitize.receipt_file import files_of, output_of, read_receipt, read_small, why
+from ckptool.sanitize.names import QUARANTINE, RECEIPT, SIGNATURE, signature_of
+from ckptool.sanitize.receipt_file import MOST, files_of, output_of, read_small, receipt_in, why
+from ckptool.sanitize.signature import MOST as MOST_OF_SIGNATURE
+from ckptool.sanitize.signature import Verifier
 from ckptool.sanitize.sums import SUMS, line
 from ckptool.text import escape
 
@@ -23,8 +25,8 @@ class Checked:
     problem: str = ""
 
 
-def check_folder(out: Path) -> Iterator[Checked]:
-    """Every output by its receipt, then what has none, then the sums."""
+def check_folder(out: Path, verifier: Verifier | None = None) -> Iterator[Checked]:
+    """Every output by its receipt, then what has none, then the sums; signatures where there is a key for them."""
     expected: list[bytes] = []
     known: set[Path] = set()
     files, unseen = files_below(out)
@@ -32,10 +34,16 @@ def check_folder(out: Path) -> Iterator[Checked]:
         if not path.name.endswith(RECEIPT):
             continue
         try:
-            receipt = read_receipt(path)
-        except CkptoolError as error:
+            data = read_small(path, MOST)
+            receipt = receipt_in(data, path)
+        except OSError as error:
+            yield Checked(path, f"cannot be read: {why(error)}")
+            continue
+        except Malformed as error:
             yield Checked(path, error.message.removeprefix(f"{escape(str(path), 1000)}: "))
             continue
+        if verifier is not None:
+            yield signature(verifier, path, data)
         if not in_its_place(receipt, path.relative_to(out)):
             yield Checked(output_of(path), f"lies where nothing lies that was {escape(receipt['action'])}")
         for file, sha256 in files_of(path, receipt):
@@ -44,7 +52,12 @@ def check_folder(out: Path) -> Iterator[Checked]:
             yield Checked(file, differs(file, sha256))
     yield from unseen
     yield from strangers(files, known)
-    yield Checked(out / SUMS, sums_differ(out, expected))
+    yield from sums(out, expected, verifier)
+    if verifier is not None:
+        there = set(files)
+        for path in signatures(files):
+            if path.with_name(path.name.removesuffix(SIGNATURE)) not in there:
+                yield Checked(path, "is the signature of a file that is not there")
 
 
 def files_below(out: Path) -> tuple[list[Path], list[Checked]]:
@@ -87,11 +100,33 @@ def strangers(files: list[Path], known: set[Path]) -> Iterator[Checked]:
             yield Checked(path, "has no receipt")
 
 
-def sums_differ(out: Path, expected: list[bytes]) -> str:
+def sums(out: Path, expected: list[bytes], verifier: Verifier | None) -> Iterator[Checked]:
+    """Whether they agree with the receipts, and are signed as they are."""
+    path, told = out / SUMS, "does not agree with the receipts"
     try:
-        found = read_small(out / SUMS, sum(map(len, expected)))
+        found = read_small(path, sum(map(len, expected)))
     except FileNotFoundError:
-        return "is not there"
+        yield Checked(path, "is not there")
+        return
     except OSError as error:
-        return f"does not agree with the receipts: {why(error)}"
-    return "" if sorted(found.splitlines(keepends=True)) == sorted(expected) else "does not agree with the receipts"
+        yield Checked(path, f"{told}: {why(error)}")
+        return
+    yield Checked(path, "" if sorted(found.splitlines(keepends=True)) == sorted(expected) else told)
+    if verifier is not None:
+        yield signature(verifier, path, found)
+
+
+def signature(verifier: Verifier, path: Path, data: bytes) -> Checked:
+    """The signature of a file that holds these bytes."""
+    found = signature_of(path)
+    try:
+        return Checked(found, verifier.problem(path.name, data, read_small(found, MOST_OF_SIGNATURE)))
+    except FileNotFoundError:
+        return Checked(path, "has no signature")
+    except OSError as error:
+        return Checked(found, f"cannot be read: {why(error)}")
+
+
+def signatures(files: list[Path]) -> list[Path]:
+    """Those of receipts and of sums, by their names."""
+    return [path for path in files if path.name.endswith((RECEIPT + SIGNATURE, SUMS + SIGNATURE))]

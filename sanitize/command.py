@@ -16,8 +16,9 @@ from ckptool.report import Report, check_report, write_report
 from ckptool.sanitize.local import Local
 from ckptool.sanitize.policy import CHOICES
 from ckptool.sanitize.policy_file import read_policy
-from ckptool.sanitize.run import Run, network_note
+from ckptool.sanitize.run import Run, network_note, signature_note
 from ckptool.sanitize.sections import sections
+from ckptool.sanitize.sign import Signer
 from ckptool.sanitize.summary import append_summary
 from ckptool.sanitize.words import summary_lines, told_lines, worth
 from ckptool.text import escape
@@ -79,6 +80,13 @@ def choice(name: str) -> click.Choice[str]:
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Files at once.  [default: the cores]")
 @click.option("--shard", callback=shard_value, metavar="I/N", help="Only part I of N, for as many machines.")
 @click.option("-f", "--force", is_flag=True, help="Repeat what has a receipt.")
+@click.option(
+    "--sign",
+    "key",
+    metavar="KEY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Sign receipts and SHA256SUMS with this private key (PEM, elliptic curve).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each file on stdout.")
 @click.option(
     "--report",
@@ -99,6 +107,7 @@ def command(
     workers: int | None,
     shard: tuple[int, int] | None,
     force: bool,
+    key: Path | None,
     as_json: bool,
     reports: tuple[Path, ...],
     quiet: bool,
@@ -128,7 +137,10 @@ def command(
         check_extra("--verify denoise")
     for path in reports:
         check_report(path, sources)
-    run = Run(sources, out, policy, Local(workers or crew_size()), shard, force)
+    signer = Signer.read(key) if key is not None else None
+    if signer is not None and signer.note and not quiet:
+        click.echo(signer.note, err=True)
+    run = Run(sources, out, policy, Local(workers or crew_size()), shard, force, signer)
     count = run.prepare()
     done: list[Report] = []
     drawn = sys.stderr.isatty() and not (quiet or no_progress)
@@ -145,7 +157,7 @@ def command(
     done.sort(key=lambda report: str(report["path"]))
     tell(done, run, reports)
     if not quiet:
-        for line in (*summary_lines(done, run.passed_over), network_note(run)):
+        for line in (*summary_lines(done, run.passed_over), network_note(run), signature_note(run)):
             if line:
                 click.echo(line, err=True)
     sys.exit(exit_code(done, count))

@@ -8,7 +8,8 @@ import click
 
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 from ckptool.report import SCHEMA_VERSION
-from ckptool.sanitize.check import check_folder
+from ckptool.sanitize.check import check_folder, files_below, signatures
+from ckptool.sanitize.signature import Verifier
 from ckptool.sanitize.sums import receipts_in
 from ckptool.text import escape, plural
 
@@ -20,26 +21,38 @@ def command() -> None:
 
 @command.command("verify", short_help="Hash every output and compare it with its receipt.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--key",
+    metavar="PUBLIC",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Check that every receipt, and SHA256SUMS, is signed with this key's private one (PEM).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; words go to stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def verify(folder: Path, as_json: bool, quiet: bool) -> None:
+def verify(folder: Path, key: Path | None, as_json: bool, quiet: bool) -> None:
     """Hash every output below DIR and compare it with its receipt and with SHA256SUMS; no source is needed.
 
-    An output without a receipt, or a receipt without its output, is a problem too.
+    An output without a receipt, or a receipt without its output, is a problem too; with --key, so is what is not
+    signed. Without --key, anybody who can write to DIR could have made outputs and receipts that agree.
 
     Exit codes: 0 all as it was written, 1 something is not, 2 there is no receipt.
     """
     if next(receipts_in(folder), None) is None:
         raise UsageError(f"{escape(str(folder), 1000)}: there is no receipt", "give the --out of a run of sanitize")
-    checked = list(check_folder(folder))
+    verifier = Verifier.read(key) if key is not None else None
+    checked = list(check_folder(folder, verifier))
+    signed = len(signatures(files_below(folder)[0]))
     problems = [item for item in checked if item.problem]
     if as_json:
         told = [{"path": str(item.path), "problem": item.problem} for item in problems]
         data = {"schema_version": SCHEMA_VERSION, "path": str(folder), "files": len(checked), "problems": told}
+        data["signatures"] = {"found": signed, "checked": verifier is not None}
         click.echo(json.dumps(data, indent=2))
     if not quiet:
         for item in problems:
             click.echo(f"{escape(str(item.path), 1000)}: {escape(item.problem, 400)}", err=True)
         words = f"{plural(len(checked), 'file')}, {plural(len(problems), 'problem') if problems else 'all as written'}"
+        if signed and verifier is None:
+            words += f"; {plural(signed, 'signature')} not checked: --key does it"
         click.echo(words, err=as_json)
     sys.exit(EXIT_FINDINGS if problems else EXIT_OK)

@@ -13,10 +13,11 @@ from ckptool.sanitize.job import Job
 from ckptool.sanitize.lock import sweep
 from ckptool.sanitize.names import targets_of
 from ckptool.sanitize.policy import Policy
+from ckptool.sanitize.sign import Signer
 from ckptool.sanitize.sources import Item, items_of, share
 from ckptool.sanitize.sums import SUMS, write_sums
 from ckptool.sanitize.work import PASSED_OVER
-from ckptool.text import escape
+from ckptool.text import escape, plural
 
 
 class Hands(Protocol):
@@ -40,7 +41,10 @@ class Run:
     hands: Hands
     shard: tuple[int, int] | None = None
     force: bool = False
+    signer: Signer | None = None
     passed_over: int = 0
+    unsigned: int = 0
+    """Receipts in the folder without a signature by this key; known when it is through."""
     jobs: list[Job] = field(default_factory=list)
 
     def prepare(self) -> int:
@@ -71,13 +75,23 @@ class Run:
 
     def reports(self) -> Iterator[Report]:
         """The report of each file as it is done; sums of all outputs are written when all are."""
+        if self.signer is not None:
+            self.jobs = [self.signer.due(job) for job in self.jobs]
+        shown = {job.shown: job for job in self.jobs}
         for report in self.hands.reports(self.jobs):
             if report["action"] == PASSED_OVER:
                 self.passed_over += 1
             else:
-                yield report
+                yield self.signed(report, shown)
         sweep(self.out)
-        write_sums(self.out)
+        self.unsigned = write_sums(self.out, self.signer)
+
+    def signed(self, report: Report, shown: dict[str, Job]) -> Report:
+        """With the signature of the receipt, which is found by the job: where it lies is not for the child to say."""
+        job = shown.get(report["path"])
+        if self.signer is None or job is None or report["action"] not in ("released", "quarantined"):
+            return report
+        return report | {"signature": self.signer.sign_receipts(job)}
 
 
 def claim(out: Path) -> None:
@@ -103,3 +117,9 @@ def network_note(run: Run) -> str:
     """What cannot be kept from the processes here, said rather than hidden; empty where all can."""
     told = "the processes of the files could reach the network: this system lets nobody take it away"
     return told if run.hands.network else ""
+
+
+def signature_note(run: Run) -> str:
+    """What the sums are not signed for; empty where they are, or nobody asked."""
+    told = f"{SUMS} is not signed: {plural(run.unsigned, 'receipt')} in the folder without a signature by this key"
+    return told if run.unsigned else ""
