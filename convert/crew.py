@@ -1,8 +1,9 @@
-"""Threads that do the jobs of a plan: read, sum, change and write, each piece while it is in the core's cache."""
+"""Threads that share jobs; those of a plan: read, sum, change and write, each piece while it is in the core's cache."""
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from zlib_ng import zlib_ng
 
@@ -15,6 +16,7 @@ from ckptool.source import Bytes, expect, fetch
 from ckptool.tensor import Mapped, Span
 
 Advance = Callable[[int], None]
+Task = TypeVar("Task")
 PIECE = 1 << 19
 """Bytes that go from reading to writing together: they stay in a core's own cache."""
 CHANGED = 1 << 21
@@ -28,26 +30,33 @@ PATIENCE = 5.0
 
 
 def work(jobs: Iterator[Job], target: int, advance: Advance, stop: Callable[[], None] | None = None) -> None:
-    """Do every job, this thread being one of the crew. Raises the first error, when all have stopped.
-
-    `stop` ends reading that might wait long, for another machine.
-    """
+    """Do every job of a plan. Raises the first error; `stop` as for `each`."""
     lock = threading.Lock()
-    failed: list[BaseException] = []
 
     def told(count: int) -> None:
         with lock:
             advance(count)
 
-    def following() -> Job | None:
+    each(jobs, Worker(target, told).do, stop)
+
+
+def each(jobs: Iterable[Task], do: Callable[[Task], None], stop: Callable[[], None] | None = None) -> None:
+    """Do every job, this thread being one of the crew. Raises the first error, when all have stopped.
+
+    `stop` ends reading that might wait long, for another machine.
+    """
+    left = iter(jobs)
+    lock = threading.Lock()
+    failed: list[BaseException] = []
+
+    def following() -> Task | None:
         with lock:
-            return None if failed else next(jobs, None)
+            return None if failed else next(left, None)
 
     def run() -> None:
-        worker = Worker(target, told)
         try:
             while (job := following()) is not None:
-                worker.do(job)
+                do(job)
         except BaseException as error:  # whatever it is, the others have to stop as well
             failed.append(error)
             if stop is not None:
@@ -69,8 +78,8 @@ def crew_size() -> int:
     return max(1, min(MOST, len(affinity(0)) if affinity else os.cpu_count() or 1))
 
 
-class Worker:
-    """One thread's buffers, and what it does with each kind of job."""
+class Worker(threading.local):
+    """What is done with each kind of job; every thread has buffers of its own in it."""
 
     def __init__(self, target: int, advance: Advance) -> None:
         self.target = target

@@ -7,7 +7,7 @@ from typing import Any
 
 from zlib_ng import zlib_ng
 
-from ckptool.convert.crew import Advance
+from ckptool.convert.crew import Advance, each
 from ckptool.convert.jobs import RUN
 from ckptool.convert.sums import Sum, is_whole
 from ckptool.quantize.formats import Name
@@ -17,7 +17,6 @@ from ckptool.verify.difference import Change, Counts, Seen, differences
 from ckptool.verify.histogram import Histograms
 from ckptool.verify.reach import Reach
 from ckptool.verify.rounding import codes_of
-from ckptool.verify.threads import each
 
 PIECE = 1 << 17
 """Elements at a time: both pieces and what is computed of them stay in a core's cache."""

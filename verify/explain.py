@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from math import prod
 
-from ckptool.convert.crew import Advance
+from ckptool.convert.crew import Advance, each
 from ckptool.convert.inflate import check_crc
 from ckptool.convert.sums import left_over
 from ckptool.identify.ema import Ema, find_ema
@@ -24,7 +24,6 @@ from ckptool.verify.losses import Used, how_used, losses
 from ckptool.verify.match import EMA, PLAIN, Matching, match
 from ckptool.verify.reach import Spool
 from ckptool.verify.swaps import held_instead
-from ckptool.verify.threads import each
 from ckptool.verify.updates import Held, Module, changed_modules, hold
 from ckptool.verify.zeroing import Looked, judge
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from ckptool.convert.crew import each
 from ckptool.errors import CkptoolError
 from ckptool.identify.adapters import AdapterModule, modules
 from ckptool.prune.modules import norm
@@ -15,7 +16,6 @@ from ckptool.prune.rank_peft import Settings, read_settings, scale
 from ckptool.prune.rank_update import PLAIN, Reader, scale_of
 from ckptool.prune.svd import Dense, Factored, Kron, Unfit, Update, decompose, shape_of
 from ckptool.tensor import Plan
-from ckptool.verify.threads import each
 
 CORE = ("up", "down", "mid", "alpha", "hada_", "lokr_", "diff")
 """How the roles begin that make an update; `diff_b` changes a bias and stands apart."""

@@ -10,12 +10,12 @@ from functools import lru_cache
 from math import fsum, sqrt
 from typing import Any
 
+from ckptool.convert.crew import each
 from ckptool.prune.threshold import is_target
 from ckptool.verify.compare import PIECE, Comparison
 from ckptool.verify.difference import Counts
 from ckptool.verify.expect import Expectation
 from ckptool.verify.rounding import codes_of, numbers_of, rounded
-from ckptool.verify.threads import each
 
 FEWEST = 4
 """Fewer zeros than this are not taken for a threshold that nobody stated."""

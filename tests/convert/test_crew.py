@@ -2,22 +2,24 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Barrier, Event
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
 import torch
 
 from ckptool.convert import crew, jobs
-from ckptool.convert.crew import work
+from ckptool.convert.crew import each, work
 from ckptool.convert.jobs import Copy
 from ckptool.convert.read import read
 from ckptool.convert.writer import write
-from ckptool.errors import Malformed, Truncated
+from ckptool.errors import Malformed, Truncated, Unreachable
 from ckptool.source import File, Record
-from ckptool.tensor import Span
+from ckptool.tensor import Plan, Span, Tensor
 from tests.convert.converting import Tensors, conventional, convert_by_library, random
 from tests.convert.test_archives import rezip, torch_zip
 
@@ -132,6 +134,98 @@ def test_a_source_that_ends_too_soon_is_said_to(tmp_path: Path) -> None:
         pytest.raises(Truncated, match="ends at byte 100"),
     ):
         work(iter([Copy(Span(Record(source, 50, 80), 0, 80), 0)]), target.fileno(), lambda _: None)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_job_that_fails_ends_the_others_early(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "crew_size", lambda: threads)
+    ended, begun, done = Event(), Barrier(threads), list[int]()
+
+    def do(job: int) -> None:
+        if job < threads:
+            begun.wait(60)  # a job in each thread
+            if job == 0:
+                raise Malformed("the first", "of them")
+            assert ended.wait(60), "only stop() lets it go on"
+            raise Truncated("what was cut off", "no matter")
+        done.append(job)
+
+    with pytest.raises(Malformed, match="the first"):
+        each(iter(range(1000)), do, ended.set)
+    assert ended.is_set()
+    assert done == []
+    assert [thread for thread in enumerate_threads() if thread.name == "crew"] == []
+
+
+def test_without_stop_the_others_end_their_job_and_begin_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "crew_size", lambda: 2)
+    begun, failed, done = Barrier(2), Event(), list[int]()
+
+    def do(job: int) -> None:
+        begun.wait(60)
+        if job == 0:
+            failed.set()
+            raise Malformed("the first", "of them")
+        failed.wait(60)
+        done.append(job)
+
+    with pytest.raises(Malformed):
+        each(range(2), do)
+    assert done == [1]
+
+
+class Waiting:
+    """Another machine that answers when it is told to stop, and then with a failure."""
+
+    size, label = 8 << 20, "elsewhere"
+
+    def __init__(self) -> None:
+        self.asked, self.stopped = Event(), Event()
+
+    def fileno(self) -> None:
+        return None
+
+    def expect(self, offset: int, length: int) -> None:
+        self.asked.set()
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.asked.set()
+
+    def check_unchanged(self) -> None:
+        """Nothing was read that could have changed."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        assert self.stopped.wait(60)
+        raise Truncated("elsewhere: was told to stop", "no matter")
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+class Failing(Waiting):
+    """One that fails while the other is being waited for."""
+
+    def __init__(self, other: Waiting) -> None:
+        super().__init__()
+        self.other = other
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        assert self.other.asked.wait(60)
+        raise Unreachable("elsewhere: is gone", "try again later")
+
+
+def test_what_waits_for_another_machine_is_ended_when_something_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "crew_size", lambda: 2)
+    waiting = Waiting()
+    parts: list[Waiting] = [Failing(waiting), waiting]
+    tensors = (Tensor(f"t{i}", "U8", (8 << 20,), Span(Record.whole(part), 0, 8 << 20)) for i, part in enumerate(parts))
+    with pytest.raises(Unreachable, match="is gone"):
+        write(Plan("safetensors", tuple(tensors)), tmp_path / "m.safetensors")
+    assert waiting.stopped.is_set()
+    assert os.listdir(tmp_path) == []
+    assert [thread for thread in enumerate_threads() if thread.name == "crew"] == []
 
 
 @pytest.mark.parametrize("change", ["longer", "shorter", "same length", "touched"])
