@@ -69,6 +69,14 @@ def components(function: F) -> F:
     return function
 
 
+def half(to: str, source: Source, destination: Path | None, given: dict[str, Any]) -> None:
+    """Run `fp16` or `bf16` with the values of `casting`, `components` and `transforming`."""
+    own = {name: given.pop(name) for name in ("on_overflow", "vae", "text_encoder")}
+    settings = Settings(to=to, keep=given.pop("keep_fp32"), **own)
+    max_error = given.pop("max_error")
+    cast(source, destination, {"F16": "-fp16", "BF16": "-bf16"}[to], settings, Options(**given), max_error)
+
+
 def cast(
     source: Source,
     destination: Path | None,

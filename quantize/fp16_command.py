@@ -6,25 +6,15 @@ from typing import Any
 import click
 
 from ckptool.address import Source
-from ckptool.options import Options, transforming
-from ckptool.quantize.cast_command import cast, casting, components
-from ckptool.quantize.choose import Settings
+from ckptool.options import transforming
+from ckptool.quantize.cast_command import casting, components, half
 
 
 @click.command("fp16", short_help="Cast F32 to F16, what that would break left as it is.")
 @casting
 @components
 @transforming
-def command(
-    source: Source,
-    destination: Path | None,
-    keep_fp32: tuple[str, ...],
-    on_overflow: str,
-    max_error: float | None,
-    vae: str,
-    text_encoder: str,
-    **options: Any,
-) -> None:
+def command(source: Source, destination: Path | None, **options: Any) -> None:
     """Cast F32 and F64 to F16: half the size, each value rounded to the nearest as torch's half() does.
 
     SRC is anything that `convert` takes. DST defaults to SRC with -fp16.safetensors. What a cast would break is left as
@@ -43,5 +33,4 @@ def command(
     Exit codes: 0 done, 1 with --fail-on-finding, 2 usage, 3 the input is refused, 4 --max-error
     cannot be kept.
     """
-    settings = Settings(to="F16", on_overflow=on_overflow, keep=keep_fp32, vae=vae, text_encoder=text_encoder)
-    cast(source, destination, "-fp16", settings, Options(**options), max_error)
+    half("F16", source, destination, options)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.tensor import Plan
 from ckptool.verify.explanation import Explanation
+from ckptool.verify.probe import HALF_MAX
 from ckptool.verify.tolerances import tolerance
 
 if TYPE_CHECKING:
     from ckptool.verify.denoise import ComponentResult
 
-HALF_MAX = 65504.0
 DIFFERENT = 0.5
 """Share of unexplained tensors from which on two files are called different models."""
 
