@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ckptool.address import Source, source_of
+from ckptool.address import SCHEME, Address, Source, source_of
+from ckptool.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 ENDINGS = (".json", ".sarif", ".html", ".md", ".junit.xml")
@@ -20,6 +21,22 @@ class SourceType(click.ParamType):  # type: ignore[type-arg]  # generic for newe
 
     def convert(self, value: str | Source, _: click.Parameter | None, __: click.Context | None) -> Source:
         return source_of(value) if isinstance(value, str) else value
+
+
+class FolderType(click.Path):
+    """A folder, or an address in a bucket: where outputs go, and what holds them."""
+
+    name = "folder"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        scheme = SCHEME.match(value) if isinstance(value, str) else None
+        if scheme is None:
+            return value if isinstance(value, Address) else super().convert(value, parameter, context)
+        if scheme[1].lower() != "s3":
+            raise UsageError(
+                f"{scheme[0]}…: outputs lie in a folder, or in a bucket of S3", "give a path, or s3://bucket/prefix"
+            )
+        return source_of(value)
 
 
 def report_path(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:

@@ -18,6 +18,10 @@ TEXTS = ("source", "path", "verdict")
 
 def answer(worker: Worker, job: Job) -> Report:
     """What becomes of one file: refused unseen, skipped as done already, or what its own process says."""
+    if job.store:
+        from ckptool.sanitize.stored import stored  # with what it needs to reach a bucket
+
+        return stored(job, lambda staged: answer(worker, staged))
     if job.problem:
         return unseen(job)
     done = standing(job, by_hash=False)

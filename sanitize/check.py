@@ -1,7 +1,7 @@
 """Holds the outputs of a folder against their receipts, without the sources. All that lies there may be hostile."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from ckptool.sanitize.signature import Verifier
 from ckptool.sanitize.sums import SUMS, line
 from ckptool.text import escape
 
+Hashed = Callable[[Path], str]
+"""The sha256 of an output; of one in a bucket, that of the object which the file stands for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -25,7 +28,7 @@ class Checked:
     problem: str = ""
 
 
-def check_folder(out: Path, verifier: Verifier | None = None) -> Iterator[Checked]:
+def check_folder(out: Path, verifier: Verifier | None = None, hashed: Hashed = sha256_of) -> Iterator[Checked]:
     """Every output by its receipt, then what has none, then the sums; signatures where there is a key for them."""
     expected: list[bytes] = []
     known: set[Path] = set()
@@ -49,7 +52,7 @@ def check_folder(out: Path, verifier: Verifier | None = None) -> Iterator[Checke
         for file, sha256 in files_of(path, receipt):
             known.add(file)
             expected.append(line(os.fsencode(file.relative_to(out)), sha256))
-            yield Checked(file, differs(file, sha256))
+            yield Checked(file, differs(file, sha256, hashed))
     yield from unseen
     yield from strangers(files, known)
     yield from sums(out, expected, verifier)
@@ -82,11 +85,11 @@ def in_its_place(receipt: Report, relative: Path) -> bool:
     return bool(receipt["action"] == expected)
 
 
-def differs(file: Path, sha256: str) -> str:
+def differs(file: Path, sha256: str, hashed: Hashed) -> str:
     if os.path.islink(file) or not os.path.isfile(file):
         return "is not there, though there is a receipt for it"
     try:
-        found = sha256_of(file)
+        found = hashed(file)
     except (CkptoolError, OSError) as error:
         return f"cannot be read: {error}"
     return "" if found == sha256 else f"is not what the receipt is for: its sha256 is {found}"

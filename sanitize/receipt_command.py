@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from ckptool.address import Address
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, UsageError
+from ckptool.options import FolderType
 from ckptool.report import SCHEMA_VERSION
 from ckptool.sanitize.check import check_folder, files_below, signatures
 from ckptool.sanitize.signature import Verifier
 from ckptool.sanitize.sums import receipts_in
+from ckptool.sanitize.view import opened
 from ckptool.text import escape, plural
 
 
@@ -20,7 +23,7 @@ def command() -> None:
 
 
 @command.command("verify", short_help="Hash every output and compare it with its receipt.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=FolderType(path_type=Path))
 @click.option(
     "--key",
     metavar="PUBLIC",
@@ -29,7 +32,7 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; words go to stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def verify(folder: Path, key: Path | None, as_json: bool, quiet: bool) -> None:
+def verify(folder: Path | Address, key: Path | None, as_json: bool, quiet: bool) -> None:
     """Hash every output below DIR and compare it with its receipt and with SHA256SUMS; no source is needed.
 
     An output without a receipt, or a receipt without its output, is a problem too; with --key, so is what is not
@@ -37,20 +40,22 @@ def verify(folder: Path, key: Path | None, as_json: bool, quiet: bool) -> None:
 
     Exit codes: 0 all as it was written, 1 something is not, 2 there is no receipt.
     """
-    if next(receipts_in(folder), None) is None:
-        raise UsageError(f"{escape(str(folder), 1000)}: there is no receipt", "give the --out of a run of sanitize")
     verifier = Verifier.read(key) if key is not None else None
-    checked = list(check_folder(folder, verifier))
-    signed = len(signatures(files_below(folder)[0]))
-    problems = [item for item in checked if item.problem]
+    with opened(folder) as view:
+        if next(receipts_in(view.folder), None) is None:
+            raise UsageError(f"{escape(str(folder), 1000)}: there is no receipt", "give the --out of a run of sanitize")
+        checked = [(view.told(item.path), item.problem) for item in check_folder(view.folder, verifier, view.hashed)]
+        checked += view.strange
+        signed = len(signatures(files_below(view.folder)[0]))
+    problems = [(path, problem) for path, problem in checked if problem]
     if as_json:
-        told = [{"path": str(item.path), "problem": item.problem} for item in problems]
+        told = [{"path": path, "problem": problem} for path, problem in problems]
         data = {"schema_version": SCHEMA_VERSION, "path": str(folder), "files": len(checked), "problems": told}
         data["signatures"] = {"found": signed, "checked": verifier is not None}
         click.echo(json.dumps(data, indent=2))
     if not quiet:
-        for item in problems:
-            click.echo(f"{escape(str(item.path), 1000)}: {escape(item.problem, 400)}", err=True)
+        for path, problem in problems:
+            click.echo(f"{escape(path, 1000)}: {escape(problem, 400)}", err=True)
         words = f"{plural(len(checked), 'file')}, {plural(len(problems), 'problem') if problems else 'all as written'}"
         if signed and verifier is None:
             words += f"; {plural(signed, 'signature')} not checked: --key does it"

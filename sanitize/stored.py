@@ -1,0 +1,120 @@
+"""One file whose output goes to a bucket: done in a folder of this machine, put there with its receipt last."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ckptool.errors import CkptoolError, Malformed, Refused
+from ckptool.report import Report, refusal_data
+from ckptool.sanitize.job import Job
+from ckptool.sanitize.names import receipt_of, signature_of
+from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in
+from ckptool.sanitize.shelf import Shelf, shelf_at
+from ckptool.text import escape
+
+LOCAL = "put it into a local folder: --out DIR"
+
+
+def stored(job: Job, answer: Callable[[Job], Report]) -> Report:
+    """The report of `answer`, which knows folders alone, when all that it left is in the bucket.
+
+    What cannot be put there is refused: without a receipt, the next run does it again. Nothing stays on this machine.
+    """
+    report: Report = {}
+    try:
+        with staging() as folder:
+            staged = replace(job, out=folder, store="")
+            shelf = shelf_at(job.store)
+            if not (job.force or job.problem):
+                lay_out(shelf, staged)
+            report = answer(staged)
+            if report["action"] != "skipped":
+                clear(shelf, staged)
+            if report["action"] in ("released", "quarantined"):
+                put(shelf, staged, report["action"] == "quarantined")
+        return report
+    except CkptoolError as error:
+        return unstored(job, report, error)
+    except OSError as error:
+        told = f"{escape(tempfile.gettempdir(), 1000)}: cannot be worked in: {error.strerror or error}"
+        return unstored(job, report, Refused(told, "make room, or let TMPDIR name another folder"))
+
+
+@contextmanager
+def staging() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ckptool-", ignore_cleanup_errors=True) as name:
+        yield Path(name).resolve()
+
+
+def lay_out(shelf: Shelf, job: Job) -> None:
+    """The receipts that stand in the bucket, and empty files of the size of what they are for: all that is looked at
+    to tell whether the file is done."""
+    for output in (job.released, job.quarantined):
+        path = receipt_of(output)
+        data = shelf.read(name_of(path, job), MOST)
+        if data is None:
+            continue
+        try:
+            files = files_of(path, receipt_in(data, path))
+        except Malformed:
+            continue
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for file, _ in files:
+            size = shelf.size(name_of(file, job))
+            if size is not None:
+                file.touch()
+                os.truncate(file, size)
+        path.write_bytes(data)
+
+
+def clear(shelf: Shelf, job: Job) -> None:
+    """Remove what an earlier run put there, signatures and receipts first."""
+    outputs = (job.released, job.quarantined)
+    papers = [paper for output in outputs for paper in (signature_of(receipt_of(output)), receipt_of(output))]
+    files = [file for output in outputs for file in (output, output.with_suffix(".yaml"))]
+    for paths in (papers, files):
+        shelf.remove(name_of(path, job) for path in paths)
+
+
+def put(shelf: Shelf, job: Job, quarantined: bool) -> None:
+    """The output and what lies beside it, then the receipt: only what has the name that it must have, and no links."""
+    path = receipt_of(job.quarantined if quarantined else job.released)
+    try:
+        data = read_small(path, MOST)
+        files = files_of(path, receipt_in(data, path))
+        for file, _ in files:
+            with opened(file) as fd:
+                shelf.put(name_of(file, job), fd)
+    except (OSError, Malformed) as error:
+        what = f"{escape(job.shown, 1000)}: its process left no output and receipt where it says that they are"
+        raise Refused(what, "do not trust the file") from error
+    shelf.write(name_of(path, job), data)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A regular file that no link leads to. Raises OSError."""
+    if path.parent.resolve() != path.parent:
+        raise OSError("its folder is a link")
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("it is no regular file")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def name_of(path: Path, job: Job) -> str:
+    return path.relative_to(job.out).as_posix()
+
+
+def unstored(job: Job, report: Report, error: CkptoolError) -> Report:
+    """What was found in the file stays in the report of one whose output is not there."""
+    found = {key: report[key] for key in ("findings", "verdict", "format", "usage") if key in report}
+    own: Report = {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
+    return refusal_data(job.shown, f"{escape(job.shown, 1000)}: {error.message}", error.hint) | own | found
