@@ -2,8 +2,12 @@
 
 import gc
 import importlib
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
@@ -28,8 +32,29 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+class Gone(Exception):  # no error for people: nobody is there to be told
+    """Whoever read our output has enough of it, as `head` does."""
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Click itself takes a reader that has gone for exit code 1, which here means findings."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise Gone from error
+
+
 class Lazy(click.Group):
     """A group whose commands are imported by name."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with heard():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with heard():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -67,9 +92,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone: nobody is there to be told
-        sys.exit(EXIT_REFUSED)
+    except Gone:
+        unheard()
     except OSError as error:
         where = f"{escape(str(error.filename), 1000)}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}", "check the path and its permissions", EXIT_USAGE)
@@ -81,6 +105,14 @@ def main() -> None:
         )
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted", "nothing was left behind; run it again when you like", EXIT_INTERRUPTED)
+
+
+def unheard() -> NoReturn:
+    """End as a program does that SIGPIPE ends; what is left in a buffer goes nowhere, without a word."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def fail(message: str, hint: str, code: int) -> None:
