@@ -20,6 +20,7 @@ import yaml
 
 from ckptool.sanitize.policy import KEYS
 from ckptool.sanitize.policy_file import read_policy
+from tests.convert.converting import ckptool
 from tests.core.sarif import check, uri_of
 from tests.sanitize.sanitizing import embedding, evil, files_in, lora, trained, write
 
@@ -96,6 +97,23 @@ def test_the_action_sanitizes_and_judges(tmp_path: Path) -> None:
     assert run("judge", tmp_path, code).code == 0
     assert run("judge", tmp_path, code | {"inputs.fail-on": "finding"}).code == 1
     assert run("judge", tmp_path, {"steps.sanitize.outputs.exit-code": "3"}).code == 3
+
+
+def test_the_action_signs_with_a_key_that_it_leaves_nowhere(tmp_path: Path) -> None:
+    make = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    make += ["-aes256", "-pass", "pass:a phrase"]
+    key = subprocess.run(make, capture_output=True, text=True, check=True).stdout
+    public = ["openssl", "pkey", "-pubout", "-passin", "pass:a phrase", "-out", tmp_path / "public.pem"]
+    subprocess.run(public, input=key, text=True, check=True)
+    write(tmp_path, {"models/a.pt": embedding()})
+    inputs = {"inputs.paths": "models", "inputs.sign-key": key.strip(), "inputs.sign-password": "a phrase"}
+    done = run("sanitize", tmp_path, inputs)
+    assert done.code == 0, done.err
+    assert ckptool("receipt", "verify", tmp_path / "sanitized", "--key", tmp_path / "public.pem").code == 0
+    assert all("PRIVATE" not in path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+    done = run("sanitize", tmp_path, inputs | {"inputs.sign-password": "another"})
+    assert (done.code, "PRIVATE" in done.err) == (2, False)
+    assert not list((tmp_path / "temp").glob("key.*"))
 
 
 @pytest.mark.parametrize(
