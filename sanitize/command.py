@@ -4,19 +4,21 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
+from ckptool.address import Address
 from ckptool.convert.crew import crew_size
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
 from ckptool.identify.identity import KINDS
-from ckptool.options import report_path
+from ckptool.options import FolderType, report_path
 from ckptool.progress import bar
 from ckptool.report import Report, check_report, write_report
 from ckptool.sanitize.local import Local
 from ckptool.sanitize.policy import CHOICES
 from ckptool.sanitize.policy_file import read_policy
-from ckptool.sanitize.run import Run, network_note, signature_note
+from ckptool.sanitize.run import Hands, Run, network_note, signature_note
 from ckptool.sanitize.sections import sections
 from ckptool.sanitize.sign import Signer
 from ckptool.sanitize.summary import append_summary
@@ -38,6 +40,34 @@ def shard_value(_: click.Context, __: click.Parameter, value: str | None) -> tup
     return int(mine), int(every)
 
 
+def cluster_value(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """The address of a scheduler."""
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        whole = parts.scheme in ("tcp", "tls") and parts.hostname and parts.port and not parts.path.strip("/")
+    except ValueError:
+        whole = False
+    if not whole:
+        raise click.BadParameter(f"{value!r} is no address of a scheduler, such as tcp://HOST:8786")
+    return value.rstrip("/")
+
+
+def hands_of(workers: int | None, cluster: str | None) -> Hands:
+    """Who does the jobs."""
+    if cluster is None:
+        return Local(workers or crew_size())
+    if workers is not None:
+        raise UsageError(
+            "--workers is for this machine, and --cluster has others do it",
+            "leave one out; `dask worker --nthreads N` says how many files a machine does at once",
+        )
+    from ckptool.sanitize.cluster import Cluster
+
+    return Cluster(cluster)
+
+
 def report_paths(context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(path for path in (report_path(context, parameter, one) for one in value) if path is not None)
 
@@ -52,8 +82,8 @@ def choice(name: str) -> click.Choice[str]:
     "--out",
     required=True,
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where outputs, receipts and SHA256SUMS go.",
+    type=FolderType(path_type=Path, file_okay=False),
+    help="Where outputs, receipts and SHA256SUMS go: a folder, or s3://BUCKET/PREFIX.",
 )
 @click.option(
     "--policy",
@@ -78,6 +108,9 @@ def choice(name: str) -> click.Choice[str]:
     "--timeout", type=click.IntRange(1), metavar="SECONDS", help="Time for each file.  [default: by its size]"
 )
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Files at once.  [default: the cores]")
+@click.option(
+    "--cluster", callback=cluster_value, metavar="ADDRESS", help="Have the machines of a Dask scheduler do it."
+)
 @click.option("--shard", callback=shard_value, metavar="I/N", help="Only part I of N, for as many machines.")
 @click.option("-f", "--force", is_flag=True, help="Repeat what has a receipt.")
 @click.option(
@@ -102,9 +135,10 @@ def choice(name: str) -> click.Choice[str]:
 @click.option("--no-progress", is_flag=True, help="Show no progress bar on a terminal.")
 def command(
     sources: tuple[Path, ...],
-    out: Path,
+    out: Path | Address,
     policy_file: Path | None,
     workers: int | None,
+    cluster: str | None,
     shard: tuple[int, int] | None,
     force: bool,
     key: Path | None,
@@ -140,7 +174,7 @@ def command(
     signer = Signer.read(key) if key is not None else None
     if signer is not None and signer.note and not quiet:
         click.echo(signer.note, err=True)
-    run = Run(sources, out, policy, Local(workers or crew_size()), shard, force, signer)
+    run = Run(sources, out, policy, hands_of(workers, cluster), shard, force, signer)
     count = run.prepare()
     done: list[Report] = []
     drawn = sys.stderr.isatty() and not (quiet or no_progress)
@@ -156,6 +190,8 @@ def command(
                 show(report, verbose, as_json)
     done.sort(key=lambda report: str(report["path"]))
     tell(done, run, reports)
+    if run.problem is not None:
+        raise run.problem
     if not quiet:
         for line in (*summary_lines(done, run.passed_over), network_note(run), signature_note(run)):
             if line:
