@@ -15,11 +15,11 @@ MOST = 1 << 26
 """Bytes of a result; of 100,000 tensors it has some 30 MB."""
 
 
-def run(job: Job, seconds: int, pipe: int, lock: int) -> NoReturn:
-    """Do the job in a process that was just forked, and end it."""
+def run(job: Job, seconds: int, pipe: int, *kept: int) -> NoReturn:
+    """Do the job in a process that was just forked, and end it. Beside the pipe, what else it needs stays open."""
     try:
         die_with_parent()
-        detach(pipe, lock)
+        detach(pipe, *kept)
         restrict(job, seconds)
         send(pipe, outcome(job))
         os._exit(0)
@@ -27,13 +27,13 @@ def run(job: Job, seconds: int, pipe: int, lock: int) -> NoReturn:
         os._exit(1)
 
 
-def detach(pipe: int, lock: int) -> None:
-    """A group of its own, and nothing open but the pipe and the lock: no way to speak in the name of who waits."""
+def detach(*needed: int) -> None:
+    """A group of its own, and nothing open but what it needs: no way to speak in the name of who waits."""
     os.setsid()
     empty = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(empty, number)
-    kept = sorted({2, pipe, lock} - {NONE})
+    kept = sorted({2, *needed} - {NONE})
     for last, following in pairwise([*kept, max(empty, *kept) + 64]):
         os.closerange(last + 1, following)
 
@@ -73,4 +73,4 @@ if __name__ == "__main__":
     from ckptool.sanitize.limits import seconds_for
 
     given = Job.of(json.load(sys.stdin))
-    run(given, seconds_for(given), os.dup(1), NONE)
+    run(given, seconds_for(given), os.dup(1))

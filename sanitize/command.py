@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from ckptool.address import Address
+from ckptool.address import Address, Source
 from ckptool.convert.crew import crew_size
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, EXIT_REFUSED, UsageError
 from ckptool.identify.identity import KINDS
-from ckptool.options import FolderType, report_path
+from ckptool.options import FolderType, SourceType, report_path
 from ckptool.progress import bar
 from ckptool.report import Report, check_report, write_report
 from ckptool.sanitize.local import Local
@@ -77,7 +77,7 @@ def choice(name: str) -> click.Choice[str]:
 
 
 @click.command("sanitize", short_help="All of it for many files, by a policy, each with a receipt.")
-@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=SourceType())
 @click.option(
     "--out",
     required=True,
@@ -134,7 +134,7 @@ def choice(name: str) -> click.Choice[str]:
 @click.option("-v", "--verbose", is_flag=True, help="Print every finding, not the first few.")
 @click.option("--no-progress", is_flag=True, help="Show no progress bar on a terminal.")
 def command(
-    sources: tuple[Path, ...],
+    sources: tuple[Source, ...],
     out: Path | Address,
     policy_file: Path | None,
     workers: int | None,
@@ -151,7 +151,8 @@ def command(
 ) -> None:
     """Scan, convert, prune, cast, identify and verify every file, by a policy, each in a process of its own.
 
-    SRC is a file, a folder (all below it, told by content) or a quoted glob. Outputs keep their names below DIR, each
+    SRC is a file, a folder (all below it, told by content), a quoted glob, or any of these on another machine:
+    hf://owner/repo[@revision][/path], s3://bucket/path, https://host/file. Outputs keep their names below DIR, each
     with a receipt that is written last; what has one is skipped by the next run. A file that breaks its process
     is told as crashed, and harms no other.
 
@@ -159,6 +160,7 @@ def command(
     Examples:
       ckptool sanitize uploads --out clean
       ckptool sanitize uploads --out clean --dangerous quarantine --dtype fp16 --report clean.html
+      ckptool sanitize hf://owner/repo 's3://bucket/in/*.ckpt' --out clean
       ckptool sanitize uploads --out clean --policy policy.toml --json --shard 2/8
 
     Exit codes: 0 all released clean, 1 something disarmed or quarantined, 2 usage,

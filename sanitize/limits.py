@@ -14,6 +14,8 @@ OUTPUT_FACTOR, OUTPUT_MORE = 16, 64 << 20
 """A source may grow that much: tied tensors are written one by one, a deflated archive is unpacked."""
 SECONDS, PER_SECOND = 300, 4 << 20
 """Time for any file, and bytes for each further second."""
+SLOWER = 8
+"""So much longer for each byte that comes from another machine."""
 DENOISE = 20
 """So much longer when networks run."""
 FILES = 4096
@@ -77,7 +79,7 @@ def restrict(job: Job, seconds: int) -> None:
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_NOFILE, FILES)
     limit(resource.RLIMIT_CPU, seconds * max(1, len(os.sched_getaffinity(0)) if AFFINITY else 1))
-    limit(resource.RLIMIT_FSIZE, policy.max_output or OUTPUT_FACTOR * source_size(job.path) + OUTPUT_MORE)
+    limit(resource.RLIMIT_FSIZE, policy.max_output or OUTPUT_FACTOR * source_size(job) + OUTPUT_MORE)
     memory = policy.max_memory or (None if policy.verify == "denoise" else MEMORY)
     if memory is not None:
         limit(resource.RLIMIT_DATA, data_size() + memory)
@@ -96,8 +98,11 @@ def limit(kind: int, most: int) -> None:
     resource.setrlimit(kind, (most, most + 1 if kind == resource.RLIMIT_CPU and hard != most else most))
 
 
-def source_size(path: Path) -> int:
+def source_size(job: Job) -> int:
     """Of a file, or of all that lie beside an index."""
+    path = job.path
+    if not isinstance(path, Path):
+        return job.size or 0
     if not path.name.endswith(".index.json"):
         return path.stat().st_size
     return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
@@ -118,7 +123,7 @@ def seconds_for(job: Job) -> int:
     if job.policy.timeout is not None:
         return job.policy.timeout
     try:
-        plain = SECONDS + source_size(job.path) // PER_SECOND
+        plain = SECONDS + source_size(job) * (1 if isinstance(job.path, Path) else SLOWER) // PER_SECOND
     except OSError:
         plain = SECONDS
     return plain * (DENOISE if job.policy.verify == "denoise" else 1)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from ckptool.convert.destination import ENDING
 from ckptool.convert.scan import MODEL_ENDINGS
 from ckptool.errors import UsageError
-from ckptool.sanitize.sources import Item
+from ckptool.sanitize.item import Item
 from ckptool.text import escape
 
 QUARANTINE = "quarantine"

@@ -6,15 +6,16 @@ from collections import Counter
 from pathlib import Path
 
 from ckptool import __version__
+from ckptool.convert.remote import Place, Stated, Where, is_listed, open_at
 from ckptool.convert.sidecar import MAX_SIZE
-from ckptool.errors import Malformed, UsageError
+from ckptool.errors import CkptoolError, UsageError
 from ckptool.hashes import sha256_of, sha256_of_file
 from ckptool.output import Output, write_at
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import receipt_of
 from ckptool.sanitize.receipt_file import read_receipt
-from ckptool.source import File
+from ckptool.source import Distant, File
 from ckptool.tensor import Plan
 from ckptool.text import escape
 
@@ -22,23 +23,38 @@ FIGURES = ("max_abs", "relative_l2", "psnr", "cosine")
 IDENTITY = ("kind", "algorithm", "base", "candidates", "variant", "prediction")
 
 
-def inputs_of(path: Path, plan: Plan) -> list[Report]:
+def inputs_of(path: Where, plan: Plan) -> list[Report]:
     """Every file that was opened, by its name from the source's folder; the source itself stands first."""
-    files = {r.source.label: r.source for r in plan.sources if isinstance(r.source, File)}
+    files = {r.source.label: r.source for r in plan.sources if isinstance(r.source, File | Distant)}
     own = escape(str(path), 1000)
     ordered = sorted(files.values(), key=lambda file: (file.label != own, file.label))
-    return [input_of(file, path.name if file.label == own else Path(file.label).name) for file in ordered]
+    return [input_of(file, path, path.name if file.label == own else Path(file.label).name) for file in ordered]
 
 
-def input_of(file: File, name: str) -> Report:
-    modified = os.fstat(file.fileno()).st_mtime_ns
-    return {"name": name, "sha256": sha256_of_file(file), "bytes": file.size, "mtime_ns": modified}
+def input_of(file: File | Distant, path: Where, name: str) -> Report:
+    """One file. Of one on another machine, what is said of it there: not all of it is read."""
+    if isinstance(file, File):
+        modified = os.fstat(file.fileno()).st_mtime_ns
+        return {"name": name, "sha256": sha256_of_file(file), "bytes": file.size, "mtime_ns": modified}
+    assert isinstance(path, Place)
+    stated = path.store.stated((path.parent / name).path)
+    return {"name": name, "sha256": stated.sha256, "bytes": file.size, "version": stated.version}
 
 
-def sidecar_hash(path: Path) -> str | None:
+def sidecar_hash(path: Where) -> str | None:
     """Of the settings beside a source, since they are carried along."""
+    if path.suffix == ".yaml" or not is_listed(path):
+        return None
     beside = path.with_suffix(".yaml")
-    return sha256_of(beside) if beside != path and beside.is_file() and beside.stat().st_size <= MAX_SIZE else None
+    if not beside.is_file():
+        return None
+    with open_at(beside) as file:
+        return sha256_of_file(file) if file.size <= MAX_SIZE else None
+
+
+def where_from(job: Job) -> Report:
+    """Of a source on another machine: its address, and the commit that it was read at."""
+    return {"address": job.shown, "commit": job.commit} if isinstance(job.path, Place) else {}
 
 
 def receipt_data(job: Job, report: Report, inputs: list[Report]) -> Report:
@@ -50,6 +66,7 @@ def receipt_data(job: Job, report: Report, inputs: list[Report]) -> Report:
         "tool": {"name": "ckptool", "version": __version__},
         "policy": {"sha256": job.policy.sha256, "settings": job.policy.data},
         "source": job.relative,
+        **where_from(job),
         "input": inputs[0],
         "parts": inputs[1:],
         "sidecar_sha256": sidecar_hash(job.path),
@@ -122,7 +139,7 @@ def standing(job: Job, by_hash: bool) -> Report | None:
             receipt = read_receipt(receipt_of(output))
             if is_for(receipt, job) and is_there(receipt, output) and is_input(receipt, job.path, by_hash):
                 return receipt
-        except (Malformed, UsageError, OSError, ValueError):
+        except (CkptoolError, OSError, ValueError):
             continue
     return None
 
@@ -139,17 +156,27 @@ def is_there(receipt: Report, output: Path) -> bool:
     return bool(output.stat().st_size == receipt["output"]["bytes"])
 
 
-def is_input(receipt: Report, path: Path, by_hash: bool) -> bool:
+def is_input(receipt: Report, path: Where, by_hash: bool) -> bool:
     """Whether the source still is what the receipt says that it was."""
     if receipt.get("sidecar_sha256") != sidecar_hash(path):
         return False
     for file in (receipt["input"], *receipt["parts"]):
-        part = path if file is receipt["input"] else path.with_name(file["name"])
+        name = path.name if file is receipt["input"] else file["name"]
+        if not isinstance(path, Path):
+            if not is_version(file, path.store.stated((path.parent / name).path)):
+                return False
+            continue
+        part = path.with_name(name)
         status = part.stat()
         if status.st_size != file["bytes"]:
             return False
-        if not by_hash and status.st_mtime_ns != file["mtime_ns"]:
+        if not by_hash and status.st_mtime_ns != file.get("mtime_ns"):
             return False
         if by_hash and sha256_of(part) != file["sha256"]:
             return False
     return True
+
+
+def is_version(file: Report, stated: Stated) -> bool:
+    """Whether another machine still has the file that it had; where it tells no version, nobody knows."""
+    return bool(stated.version and (file["bytes"], file.get("version")) == (stated.size, stated.version))

@@ -68,7 +68,7 @@ def is_receipt(found: Any) -> bool:
     output = found.get("output")
     sidecar = output.get("sidecar") if isinstance(output, dict) else None
     return (
-        all(is_file(file) and type(file.get("mtime_ns")) is int for file in files)
+        all(is_input(file) for file in files)
         and is_file(output)
         and (sidecar is None or is_file(sidecar))
         and isinstance(found.get("policy"), dict)
@@ -76,6 +76,13 @@ def is_receipt(found: Any) -> bool:
         and isinstance(found.get("findings"), list)
         and all(isinstance(found.get(key), str) for key in ("source", "action", "verdict"))
     )
+
+
+def is_input(found: Any) -> bool:
+    """A file of this machine with its time, or one of another with its version, and its hash where that is known."""
+    if isinstance(found, dict) and isinstance(found.get("version"), str):
+        return is_file(found | {"sha256": found.get("sha256") or "0" * 64})
+    return is_file(found) and type(found.get("mtime_ns")) is int
 
 
 def is_file(found: Any) -> bool:

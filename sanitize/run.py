@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ckptool.address import Address
+from ckptool.address import Address, Source
+from ckptool.convert.remote import Place
 from ckptool.errors import CkptoolError, UsageError
 from ckptool.output import Output, write_at
 from ckptool.report import Report
+from ckptool.sanitize.item import Item
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.lock import sweep
 from ckptool.sanitize.names import targets_of
 from ckptool.sanitize.policy import Policy
 from ckptool.sanitize.sign import Signer
-from ckptool.sanitize.sources import Item, items_of, share
+from ckptool.sanitize.sources import items_of, share
 from ckptool.sanitize.sums import SUMS, write_sums
 from ckptool.sanitize.work import PASSED_OVER
 from ckptool.text import escape, plural
@@ -42,7 +44,7 @@ class Hands(Protocol):
 class Run:
     """One run; `passed_over` is known when it is through."""
 
-    sources: Sequence[Path]
+    sources: Sequence[Source]
     out: Path | Address
     policy: Policy
     hands: Hands
@@ -91,7 +93,7 @@ class Run:
 
     def job(self, item: Item, target: str) -> Job:
         return Job(
-            path=Path(os.path.abspath(item.path)),
+            path=item.path if isinstance(item.path, Place) else Path(os.path.abspath(item.path)),
             shown=str(item.path),
             relative=item.relative,
             out=Path(os.path.abspath(self.folder)),
@@ -101,6 +103,7 @@ class Run:
             policy=self.policy,
             force=self.force,
             problem=item.problem,
+            commit=item.path.store.origin()[1] or None if isinstance(item.path, Place) else None,
             store=self.out.url if isinstance(self.out, Address) else "",
         )
 

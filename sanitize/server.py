@@ -1,7 +1,8 @@
 """A small process with everything loaded and one thread, which forks a child for each file and never opens one.
 
-It is told jobs on its input, a line of JSON each, and answers each on its output: a line of JSON that says how the
-child ended and how many bytes of result follow. When its input ends, so do its child and it.
+It is told jobs on its input, a line of JSON each, with a socket where the source is borrowed, and answers each on its
+output: a line of JSON that says how the child ended and how many bytes of result follow. When its input ends, so do its
+child and it.
 """
 
 import gc
@@ -9,8 +10,9 @@ import json
 import os
 import select
 import signal
+import socket
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +71,13 @@ def main() -> None:
     say(json.dumps({"network": network}).encode() + b"\n")
     gc.collect()
     gc.freeze()  # what is here stays shared with the children
-    waiting = b""
     try:
-        while True:
-            while b"\n" not in waiting:
-                waiting += heard()
-            line, _, waiting = waiting.partition(b"\n")
-            ended = watched(Job.of(json.loads(line)))
-            say(json.dumps(ended.data).encode() + b"\n" + ended.result)
+        with socket.socket(fileno=INPUT) as jobs:
+            while True:
+                line, channel = heard(jobs)
+                with channel or nullcontext():
+                    ended = watched(Job.of(json.loads(line), channel), channel.fileno() if channel else NONE)
+                say(json.dumps(ended.data).encode() + b"\n" + ended.result)
     except Gone:
         return
 
@@ -95,11 +96,15 @@ def load() -> None:
     gc.set_threshold(500_000, 20, 20)
 
 
-def heard() -> bytes:
-    data = os.read(INPUT, BLOCK)
-    if not data:
-        raise Gone
-    return data
+def heard(jobs: socket.socket) -> tuple[bytes, socket.socket | None]:
+    """The next line, and what came with it. Nobody hands out a job before the last one is done."""
+    line, numbers = b"", list[int]()
+    while not line.endswith(b"\n"):
+        data, some, _, _ = socket.recv_fds(jobs, BLOCK, 1)
+        if not data:
+            raise Gone
+        line, numbers = line + data, numbers + list(some)
+    return line, socket.socket(fileno=numbers[0]) if numbers else None
 
 
 def say(data: bytes) -> None:
@@ -108,10 +113,10 @@ def say(data: bytes) -> None:
         view = view[os.write(OUTPUT, view) :]
 
 
-def watched(job: Job) -> Ended:
+def watched(job: Job, channel: int) -> Ended:
     """The end of a job that no other process does meanwhile; the time to wait for one is not the file's own."""
     with locked(job, still_wanted) as lock:
-        return forked(job, NONE if lock is None else lock)
+        return forked(job, channel, NONE if lock is None else lock)
 
 
 def still_wanted(seconds: float) -> bool:
@@ -121,14 +126,14 @@ def still_wanted(seconds: float) -> bool:
     return True
 
 
-def forked(job: Job, lock: int) -> Ended:
+def forked(job: Job, *kept: int) -> Ended:
     """Fork, and wait for the end of the child or of its time."""
     seconds = seconds_for(job)
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(ours)
-        child.run(job, seconds, theirs, lock)
+        child.run(job, seconds, theirs, *kept)
     os.close(theirs)
     try:
         result, late = collected(ours, time.monotonic() + seconds)

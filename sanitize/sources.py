@@ -3,42 +3,32 @@
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from ckptool.convert.folders import is_index, shard_paths
+from ckptool.address import Address, Source
+from ckptool.convert.folders import is_index
+from ckptool.convert.remote import Where
 from ckptool.convert.scan import MODEL_ENDINGS
-from ckptool.errors import CkptoolError, UsageError
+from ckptool.errors import UsageError
+from ckptool.sanitize.item import INDEX_ENDINGS, Item, shards_of
+from ckptool.sanitize.places import items_at
 from ckptool.text import escape
 
-SMALL_INDEX = 1 << 23
-"""Bytes of an index that is looked at before any child is: real ones have some 100 kB."""
-INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
-REMOTE = ("hf:", "https:", "http:", "s3:")
 
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One model: a file, or the index of one in several files."""
-
-    path: Path
-    relative: str
-    """Its name in receipts: below the folder that was given, with slashes."""
-    listed: bool
-    """It was named itself: then it is never passed over."""
-    problem: str = ""
-    """Why it is refused without a look at it."""
-
-
-def items_of(sources: Sequence[Path], out: Path) -> list[Item]:
+def items_of(sources: Sequence[Source], out: Path) -> list[Item]:
     """Every item of the sources, in the order of their names; what lies below `out` is none.
 
-    Raises UsageError for a source that is not there, and for one that the output folder would mix with.
+    Raises UsageError for a source that is not there, and for one that the output folder would mix with, Unreachable
+    for one whose machine does not answer.
     """
     files: list[Path] = []
     found: list[Item] = []
     for source in sources:
+        if isinstance(source, Address):
+            found += items_at(source)
+            continue
         for path in expand(source):
             check_apart(path, out)
             if path.is_dir():
@@ -46,14 +36,16 @@ def items_of(sources: Sequence[Path], out: Path) -> list[Item]:
             else:
                 files.append(path)
     found += listed(files)
-    unique = {os.path.abspath(item.path): item for item in reversed(found)}
+    unique = {identity(item.path): item for item in reversed(found)}
     return sorted(unique.values(), key=lambda item: item.relative)
+
+
+def identity(path: Where) -> str:
+    return os.path.abspath(path) if isinstance(path, Path) else str(path)
 
 
 def expand(source: Path) -> list[Path]:
     """The source itself, or what its pattern matches."""
-    if source.parts[:1] and source.parts[0] in REMOTE:
-        raise UsageError(f"{escape(str(source))}: only local files are sanitized", "download it first")
     if os.path.lexists(source):
         return [source]
     matches = sorted(glob.glob(str(source), recursive=True)) if glob.has_magic(str(source)) else []
@@ -109,17 +101,6 @@ def walk(root: Path, out: Path) -> Iterator[Item]:
 
 def below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def shards_of(index: Path) -> set[str]:
-    """The names of the files that an index joins; empty where it is none that can be followed."""
-    try:
-        if index.stat().st_size > SMALL_INDEX:
-            return set()
-        shards = shard_paths(index)
-    except (CkptoolError, OSError):
-        return set()
-    return set() if any(shard.is_symlink() for shard in shards) else {shard.name for shard in shards}
 
 
 def checked(path: Path, root: Path) -> Item:

@@ -17,6 +17,7 @@ from ckptool.identify.inspection import sidecar_of
 from ckptool.quantize.kernels import Overflowed
 from ckptool.report import Report, finding_data, plan_data, refusal_data
 from ckptool.sanitize.job import Job
+from ckptool.sanitize.limits import source_size
 from ckptool.sanitize.policy import QUARANTINE, REFUSE
 from ckptool.sanitize.proof import prove
 from ckptool.sanitize.receipt import inputs_of, receipt_data, standing, write_receipt
@@ -75,7 +76,7 @@ def attempted(job: Job) -> Report:
 def check_size(job: Job) -> None:
     """Raises NotAllowed for a file that the policy has no room for."""
     most = job.policy.max_size
-    found = job.path.stat().st_size if job.path.is_file() else 0
+    found = source_size(job) if job.path.is_file() else 0
     if most is not None and found > most:
         raise too_large(found, most)
 

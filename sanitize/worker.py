@@ -1,15 +1,18 @@
 """A worker: one server process at a time, which is started again when somebody kills it."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from ckptool.errors import CkptoolError, Refused
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
+from ckptool.sanitize.lender import Lender
 from ckptool.sanitize.limits import environment
 from ckptool.sanitize.lock import clear
 from ckptool.text import escape
@@ -30,6 +33,8 @@ class Worker:
     stopped: Callable[[], bool]
     """Whether the run has ended: then a dead server is no reason to start another."""
     server: "subprocess.Popen[bytes] | None" = None
+    jobs: socket.socket | None = None
+    """The server's input."""
     network: bool | None = None
     """Whether children can reach a network; None until one has been started."""
     peak: int = field(default=0)
@@ -47,11 +52,21 @@ class Worker:
         return crashed(job, "its worker was killed, time and again", None)
 
     def asked(self, job: Job) -> tuple[dict[str, Any], bytes]:
+        """How its process ended, and what it said."""
+        if isinstance(job.path, Path):
+            return self.told(job.data)
+        with Lender(job.path, job.out) as lender:
+            ended, result = self.told(job.lent(lender.lent.size), lender.channel)
+            return ended | {"asked": lender.lent.asked}, result
+
+    def told(self, data: dict[str, Any], *channel: socket.socket) -> tuple[dict[str, Any], bytes]:
+        """The answer of a server to a job, which it is handed with what it borrows its source by."""
         server = self.server or self.start()
-        assert server.stdin is not None
+        assert self.jobs is not None
+        line = json.dumps(data).encode() + b"\n"
         try:
-            server.stdin.write(json.dumps(job.data).encode() + b"\n")
-            server.stdin.flush()
+            sent = socket.send_fds(self.jobs, [line], [one.fileno() for one in channel])
+            self.jobs.sendall(line[sent:])
         except OSError as error:
             raise Died from error
         ended = self.line(server)
@@ -74,14 +89,16 @@ class Worker:
         raise Refused("no process for the files can be started", "the lines above say why")
 
     def launched(self) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd="/",
-            env=environment(),
-            start_new_session=True,  # an interrupt is for us, and ends them by the end of their input
-        )
+        self.jobs, theirs = socket.socketpair()
+        with theirs:
+            return subprocess.Popen(
+                COMMAND,
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                cwd="/",
+                env=environment(),
+                start_new_session=True,  # an interrupt is for us, and ends them by the end of their input
+            )
 
     def line(self, server: "subprocess.Popen[bytes]") -> dict[str, Any]:
         assert server.stdout is not None
@@ -99,16 +116,15 @@ class Worker:
             server, self.server = self.server, None
             server.kill()  # first: then nobody waits in a read of its answer
             server.wait()
-            for stream in (server.stdin, server.stdout):
-                try:
-                    if stream is not None:
-                        stream.close()
-                except OSError:
-                    pass  # what was written last reaches nobody
+            if server.stdout is not None:
+                server.stdout.close()
+        if self.jobs is not None:
+            self.jobs.close()
 
     def report(self, job: Job, ended: dict[str, Any], result: bytes) -> Report:
         self.peak = max(self.peak, ended["rss"])
-        usage = {"usage": {"cpu_seconds": round(ended["cpu"], 4), "memory": ended["rss"]}}
+        used = {"cpu_seconds": round(ended["cpu"], 4), "memory": ended["rss"]}
+        usage = {"usage": used | {name: ended[name] for name in ("asked",) if name in ended}}
         found = parsed(result) if ended["exit"] == 0 and ended["limit"] is None else {}
         if isinstance(found.get("report"), dict):
             return dict(found["report"]) | usage

@@ -96,7 +96,7 @@ def look(client: int) -> dict[str, Any]:
 
 def seen(proc: Path) -> dict[str, Any]:
     status = (proc / "limits").read_text().splitlines()
-    core = next(line for line in status if line.startswith("Max core file size")).split()[4]
+    core = next(line for line in status if line.startswith("Max core file size")).split()[5]
     if core != "0":
         raise StopIteration  # it has not limited itself yet
     return {
