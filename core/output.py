@@ -1,6 +1,10 @@
 """A file that appears under its name when it is complete, and not at all otherwise."""
 
+import fcntl
 import os
+import re
+import stat
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -8,13 +12,17 @@ from ckptool.errors import CkptoolError, Unwritable, UsageError
 from ckptool.text import escape, size
 
 MODE = 0o666
+BEGIN, END = ".ckptool-", ".tmp"
+LEFT = re.compile(r"\.ckptool-[0-9a-f]{12}\.tmp")
+"""The temporary names of outputs."""
 
 
 class Output:
     """Context of one output file: unnamed while it is written, fsync, then linked or renamed into place.
 
     Where the file system can, the file has no name until it is whole (O_TMPFILE), so that not even a killed
-    process leaves anything behind; elsewhere it has a temporary name in the same folder.
+    process leaves anything behind; elsewhere it has a temporary name in the same folder, and is locked (flock) while
+    somebody is at it, so that `remove_left` can tell what a killed process left.
     """
 
     def __init__(self, path: Path, nbytes: int, force: bool) -> None:
@@ -50,14 +58,21 @@ class Output:
     def _open(self) -> int:
         if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             try:
-                return os.open(self.path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, MODE)
+                fd = os.open(self.path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, MODE)
             except OSError:
                 pass  # this file system has no unnamed files
-        self._temporary = self._sibling()
-        return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+            else:
+                lock(fd)  # it gets a temporary name when it takes the place of another file
+                return fd
+        while True:
+            self._temporary = self._sibling()
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+            if lock(fd) and os.path.lexists(self._temporary):
+                return fd
+            os.close(fd)  # in the moment before the lock it was taken for one that was left
 
     def _sibling(self) -> Path:
-        return self.path.with_name(f".ckptool-{os.urandom(6).hex()}.tmp")  # whatever the length of the name
+        return self.path.with_name(f"{BEGIN}{os.urandom(6).hex()}{END}")  # whatever the length of the name
 
     def _publish(self) -> None:
         """Give the file its name in one step; without `force` an existing one is never replaced."""
@@ -92,6 +107,36 @@ class Output:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def lock(fd: int) -> bool:
+    """Say that somebody is at this file; False when another process says so. Where there are no locks, nobody can."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def remove_left(folder: Path) -> None:
+    """Remove the temporary files below a folder that nobody is at: of processes that were killed."""
+    for parent, _, names in os.walk(folder):
+        for name in filter(LEFT.fullmatch, names):
+            with suppress(OSError):
+                remove_if_left(Path(parent, name))
+
+
+def remove_if_left(path: Path) -> None:
+    """Raises OSError where it cannot be told whether somebody is at it: it stays there then."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    finally:
+        os.close(fd)
 
 
 def write_at(target: int, data: memoryview | bytes, offset: int) -> None:

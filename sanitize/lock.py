@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from ckptool.output import remove_left
 from ckptool.sanitize.job import Job
 
 BEGIN, END = ".ckptool-", ".lock"
@@ -87,7 +88,8 @@ def clear(job: Job) -> None:
 
 
 def sweep(out: Path) -> None:
-    """Remove the locks that nobody has: of processes that were killed."""
+    """Remove the locks that nobody has, and what nobody writes any more: of processes that were killed."""
+    remove_left(out)
     for path in out.glob(f"{BEGIN}*{END}"):
         lock = taken(path)
         if lock is not None and lock != NONE:
