@@ -126,7 +126,7 @@ HINT = "the same ckptool and the same folders, under the same paths, have to be 
 def told(problem: str | Exception) -> str:
     if isinstance(problem, str):
         return problem
-    if isinstance(problem, ModuleNotFoundError) and "ckptool" in str(problem):
+    if "ModuleNotFoundError" in repr(problem) and "ckptool" in str(problem):  # Dask wraps it in another
         return "has no ckptool, or an older one"
     return f"cannot run ckptool: {type(problem).__name__}: {escape(str(problem), 300)}"
 
@@ -148,7 +148,7 @@ def token_in(job: Job) -> Iterator[str]:
     if not isinstance(job.out, Path):
         yield ""
         return
-    path = job.out / f".ckptool-{os.urandom(6).hex()}.tmp"
+    path = job.out / f".ckptool-{os.urandom(6).hex()}.token"
     path.touch(exist_ok=False)
     try:
         yield str(path)

@@ -48,9 +48,12 @@ class Pool:
         finally:
             with self.lock:
                 del self.busy[worker]
-                self.idle.append(worker)
-                self.used = time.monotonic()
-                self.look_later()
+                if not stopped():
+                    self.idle.append(worker)
+                    self.used = time.monotonic()
+                    self.look_later()
+            if stopped():
+                worker.close()
 
     def look_later(self) -> None:
         if self.watch is None:
@@ -89,6 +92,8 @@ def unfit(asked: dict[str, Any]) -> str:
     """Why this process cannot do jobs of that client; empty when it can."""
     if asked["version"] != __version__:
         return f"has ckptool {__version__}, and here is {asked['version']}"
+    if asked["run"] in POOL.ended:
+        return "was told that this run has ended"
     unseen = next((path for path in asked["seen"] if not os.path.lexists(path)), None)
     if unseen is not None:
         return f"does not see {escape(unseen, 1000)}"
