@@ -21,7 +21,7 @@ def answer(worker: Worker, job: Job) -> Report:
     if job.store:
         from ckptool.sanitize.stored import stored  # with what it needs to reach a bucket
 
-        return stored(job, lambda staged: answer(worker, staged))
+        return stored(job, lambda staged: answer(worker, staged), worker.stopped)
     if job.problem:
         return unseen(job)
     done = standing(job, by_hash=False)

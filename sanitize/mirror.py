@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,14 +33,14 @@ NO_NAME = "has a name that no file can have"
 
 def claim_in(shelf: Shelf) -> None:
     """Raises UsageError where there is something that no run of sanitize put there."""
-    if shelf.size(SUMS) is not None:
-        return
-    if any(item["Key"] != shelf.prefix for item in shelf.page(MaxKeys=2).get("Contents", ())):
+    empty = all(item["Key"] == shelf.prefix for item in shelf.page(MaxKeys=2).get("Contents", ()))
+    if empty:
+        shelf.write(SUMS, b"")
+    elif shelf.size(SUMS) is None:  # asked last: another run may have begun just now
         raise UsageError(
             f"{shelf.label()}: holds objects that sanitize did not put there",
             "give an empty prefix, or one that an earlier run wrote",
         )
-    shelf.write(SUMS, b"")
 
 
 def write_sums_in(shelf: Shelf, signer: Signer | None = None) -> int:
@@ -81,24 +81,23 @@ def mirrored(shelf: Shelf, objects: dict[str, Stored]) -> Iterator[View]:
     """A folder with all papers among these objects, and an empty file for each of the others."""
     with tempfile.TemporaryDirectory(prefix="ckptool-") as name, ThreadPoolExecutor(READERS) as pool:
         mirror = View(Path(name))
-        papers: list[Path] = []
+        papers: list[tuple[Path, str, int]] = []
         for name, stored in objects.items():
             path = placed(mirror.folder, name)
             if path is None:
                 mirror.strange.append((f"s3://{shelf.bucket}/{shelf.prefix}{name}", NO_NAME))
+            elif is_paper(name) and stored.size > MOST:
+                os.truncate(path, stored.size)  # whoever reads it sees that it is too large
             elif is_paper(name):
-                papers.append(path)
-                if stored.size > MOST:
-                    os.truncate(path, stored.size)  # whoever reads it sees that it is too large
+                papers.append((path, name, stored.size))
 
-        def fill(path: Path) -> None:
-            with suppress(FileNotFoundError):
-                data = shelf.read(path.relative_to(mirror.folder).as_posix(), MOST)
-                if data is None:
-                    if not path.stat().st_size:
-                        path.unlink()  # it is gone meanwhile
-                else:
-                    path.write_bytes(data)
+        def fill(paper: tuple[Path, str, int]) -> None:
+            path, name, size = paper
+            data = shelf.read(name, MOST, size)
+            if data is None:
+                path.unlink()  # it is gone meanwhile
+            else:
+                path.write_bytes(data)
 
         list(pool.map(fill, papers))
         yield mirror

@@ -1,7 +1,7 @@
 """What lies below one address of a bucket: outputs and their papers, each put there in one step."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -76,11 +76,14 @@ class Shelf:
 
     def call(self, method: str, name: str, **values: Any) -> Any:
         """The answer to one request. Raises FileNotFoundError too."""
+        return self.asked(lambda: self.system.call_s3(method, Bucket=self.bucket, **values), name)
+
+    def asked(self, ask: Callable[[], Any], name: str) -> Any:
         label = self.label(name)
 
         def once() -> Any:
             try:
-                return self.system.call_s3(method, Bucket=self.bucket, **values)
+                return ask()
             except FileNotFoundError:
                 raise
             except Exception as error:  # botocore's errors have no common base of their own
@@ -118,15 +121,16 @@ class Shelf:
         except FileNotFoundError:
             return None
 
-    def read(self, name: str, most: int) -> bytes | None:
-        """A whole object of at most so many bytes, None where there is none like that."""
-        size = self.size(name)
+    def read(self, name: str, most: int, size: int | None = None) -> bytes | None:
+        """A whole object of at most so many bytes, None where there is none like that; `size` where it is known."""
+        size = self.size(name) if size is None else size
         if size is None or size > most:
             return None
-        with self.open(name) as source:
-            data = bytearray(source.size if source.size <= most else 0)
-            source.read_into(memoryview(data), 0)
-        return bytes(data)
+        where = f"{self.bucket}/{self.key(name)}"
+        try:
+            return bytes(self.asked(lambda: self.system.cat_file(where, start=0, end=size), name)) if size else b""
+        except FileNotFoundError:
+            return None
 
     def open(self, name: str) -> Remote:
         return Bucket(self.bucket, "", self.system, self.patience).open(self.key(name))

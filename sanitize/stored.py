@@ -19,7 +19,7 @@ from ckptool.text import escape
 LOCAL = "put it into a local folder: --out DIR"
 
 
-def stored(job: Job, answer: Callable[[Job], Report]) -> Report:
+def stored(job: Job, answer: Callable[[Job], Report], stopped: Callable[[], bool]) -> Report:
     """The report of `answer`, which knows folders alone, when all that it left is in the bucket.
 
     What cannot be put there is refused: without a receipt, the next run does it again. Nothing stays on this machine.
@@ -32,6 +32,8 @@ def stored(job: Job, answer: Callable[[Job], Report]) -> Report:
             if not (job.force or job.problem):
                 lay_out(shelf, staged)
             report = answer(staged)
+            if report["action"] == "crashed" and stopped():
+                return report  # its process was ended by us: what stands there may be another run's by now
             if report["action"] != "skipped":
                 clear(shelf, staged)
             if report["action"] in ("released", "quarantined"):
