@@ -13,7 +13,7 @@ from ckptool.cli import COMMANDS
 README = Path(__file__).parent.parent / "README.md"
 CKPTOOL = Path(sysconfig.get_path("scripts"), "ckptool")
 # A fenced block that begins with `$ ckptool … --help`: the words between, then what is printed.
-BLOCK = re.compile(r"^```text\n\$ ckptool (?P<words>(?:\S+ )?)--help\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```text\n\$ ckptool (?P<words>(?:\S+ )*)--help\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def printed(words: str) -> str:

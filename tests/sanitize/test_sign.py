@@ -125,6 +125,16 @@ def test_model_signing_verifies_what_was_signed(name: str, folder: Path, keys: P
     assert by_model_signing(folder, keys, name) == 1
 
 
+def test_what_model_signing_signs_elsewhere_is_taken(folder: Path, keys: Path) -> None:
+    for path in (folder / "out").rglob("*.sig"):
+        path.unlink()
+        file = path.with_suffix("")
+        command = [MODEL_SIGNING, "sign", "key", file, "--signature", path, "--private_key", keys / "mine.pem"]
+        subprocess.run(command, capture_output=True, check=True)
+    assert problems(folder, keys) == {}
+    assert set(run(folder, keys).actions.values()) == {"skipped"}
+
+
 @pytest.mark.parametrize("key", ["other", "secret"])
 def test_other_curves_and_keys_with_a_passphrase_sign(
     key: str, folder: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
