@@ -120,6 +120,9 @@ def choice(name: str) -> click.Choice[str]:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Sign receipts and SHA256SUMS with this private key (PEM, elliptic curve).",
 )
+@click.option(
+    "--pr", "pull_request", is_flag=True, help="Open a pull request with the outputs on the Hub (sources hf://…)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each file on stdout.")
 @click.option(
     "--report",
@@ -142,6 +145,7 @@ def command(
     shard: tuple[int, int] | None,
     force: bool,
     key: Path | None,
+    pull_request: bool,
     as_json: bool,
     reports: tuple[Path, ...],
     quiet: bool,
@@ -162,6 +166,7 @@ def command(
       ckptool sanitize uploads --out clean --dangerous quarantine --dtype fp16 --report clean.html
       ckptool sanitize hf://owner/repo 's3://bucket/in/*.ckpt' --out clean
       ckptool sanitize uploads --out clean --policy policy.toml --json --shard 2/8
+      ckptool sanitize hf://owner/repo --out clean --pr
 
     Exit codes: 0 all released clean, 1 something disarmed or quarantined, 2 usage,
     3 something refused or crashed.
@@ -173,6 +178,10 @@ def command(
         check_extra("--verify denoise")
     for path in reports:
         check_report(path, sources)
+    if pull_request:
+        from ckptool.sanitize.pull import check_pull
+
+        check_pull(sources, out, shard)
     signer = Signer.read(key) if key is not None else None
     if signer is not None and signer.note and not quiet:
         click.echo(signer.note, err=True)
@@ -198,7 +207,14 @@ def command(
         for line in (*summary_lines(done, run.passed_over), network_note(run), signature_note(run)):
             if line:
                 click.echo(line, err=True)
-    sys.exit(exit_code(done, count))
+    code = exit_code(done, count)
+    if pull_request:
+        from ckptool.sanitize.pull_command import open_pulls
+
+        failed = open_pulls(run, done, as_json, quiet)
+        if failed is not None:
+            raise failed
+    sys.exit(code)
 
 
 def show(report: Report, verbose: bool, to_stderr: bool) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ckptool.address import HUB, Address, Source
 from ckptool.convert.remote import Place
 from ckptool.convert.remote_hub import COMMIT, LOGIN, Hub, token_or_none
 from ckptool.convert.remote_patience import Passing, Patience, Waits
 from ckptool.convert.remote_web import hub_address
-from ckptool.errors import Refused, Unreachable, UsageError
+from ckptool.errors import CkptoolError, Refused, Unreachable, UsageError
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.policy import Policy
@@ -29,7 +30,7 @@ class Pulled:
 
     hub: Hub
     state: str
-    """opened, there (by an earlier run, or by somebody else), closed, or nothing: nothing is to be added."""
+    """opened, there (by an earlier run, or by somebody else), closed, nothing (is to be added), or failed."""
     files: int = 0
     """Outputs that are in it."""
     number: int | None = None
@@ -62,8 +63,16 @@ class Pulled:
         return f"{escape(self.hub.label(''), 1000)}: {told.get(self.state, 'nothing to add, so no pull request')}"
 
 
-def check_pull(sources: Sequence[Source], shard: tuple[int, int] | None) -> None:
+def failed_data(hub: Hub, error: CkptoolError) -> Report:
+    """The same line where there is no pull request in the end."""
+    told = {"message": error.message, "hint": error.hint}
+    return Pulled(hub, "failed").data | {"error": told}
+
+
+def check_pull(sources: Sequence[Source], out: Path | Address, shard: tuple[int, int] | None) -> None:
     """Before anything is done. Raises UsageError where no pull request can be made, and without a token."""
+    if isinstance(out, Address):
+        raise UsageError("--pr: the outputs are sent from a folder of this machine", "give a folder for --out")
     if shard is not None:
         raise UsageError("--pr with --shard: each part would open a pull request", "--cluster takes several machines")
     hubs = [hub_of(source) for source in sources]
