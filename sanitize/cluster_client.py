@@ -15,6 +15,7 @@ from ckptool import __version__
 from ckptool.errors import Refused, UsageError
 from ckptool.sanitize.cluster_task import leave, look
 from ckptool.sanitize.job import Job
+from ckptool.sanitize.lock import BEGIN, END, NONE, taken
 from ckptool.sanitize.sums import SUMS
 from ckptool.text import escape
 
@@ -44,7 +45,9 @@ class Asked:
         """What every machine has to see before anything is done; sources are looked at from the first to the last."""
         some = jobs[:: 1 + (len(jobs) - 1) // SAMPLES]
         written = [str(jobs[0].out)] if token else []
-        return self.form(jobs[0], [*written, *([token] if token else []), *sources_of(some)], written, {})
+        return self.form(
+            jobs[0], [*written, *([token] if token else []), *sources_of(some)], written, {"store": jobs[0].store}
+        )
 
     def form(self, job: Job, seen: list[str], written: list[str], more: dict[str, Any]) -> str:
         own = {"run": self.run, "version": __version__, "denoise": job.policy.verify == "denoise"}
@@ -52,7 +55,7 @@ class Asked:
 
 
 def sums_of(job: Job) -> list[str]:
-    return [str(job.out / SUMS)] if isinstance(job.out, Path) else []
+    return [] if job.store else [str(job.out / SUMS)]
 
 
 def sources_of(jobs: Sequence[Job]) -> list[str]:
@@ -145,15 +148,19 @@ def wait_for_workers(client: "Client", patience: float) -> None:
 @contextmanager
 def token_in(job: Job) -> Iterator[str]:
     """A file in the output folder that nobody can take for one in another folder; empty where it is no folder."""
-    if not isinstance(job.out, Path):
+    if job.store:
         yield ""
         return
-    path = job.out / f".ckptool-{os.urandom(6).hex()}.token"
-    path.touch(exist_ok=False)
+    path = job.out / f"{BEGIN}{os.urandom(16).hex()}{END}"
+    lock = taken(path)  # held, so that another run does not sweep it away, and the next one does if we are killed
+    if lock in (None, NONE):
+        path.touch()
     try:
         yield str(path)
     finally:
         path.unlink(missing_ok=True)
+        if lock is not None and lock != NONE:
+            os.close(lock)
 
 
 def left(client: "Client", run: str, futures: "Sequence[Future[str]]") -> None:

@@ -100,6 +100,14 @@ def unfit(asked: dict[str, Any]) -> str:
     unwritable = next((path for path in asked["written"] if not os.access(path, os.W_OK | os.X_OK)), None)
     if unwritable is not None:
         return f"cannot write to {escape(unwritable, 1000)}"
+    if asked.get("store"):
+        from ckptool.sanitize.shelf import shelf_at
+        from ckptool.sanitize.sums import SUMS
+
+        try:
+            shelf_at(asked["store"]).size(SUMS)
+        except CkptoolError as error:
+            return f"cannot put outputs there: {error.message}"
     if asked["denoise"]:
         from ckptool.verify.search_command import check_extra
 
@@ -118,16 +126,18 @@ def look(text: str) -> str:
 def run_job(text: str) -> str:
     """One job: its report, or why there is none."""
     asked = json.loads(text)
-    problem = unfit(asked)
-    if problem:
-        return json.dumps({"unfit": problem, "where": own_address()})
-    job = Job.of(asked["job"])
-    with POOL.lent(asked["run"]) as worker:
-        try:
-            report = answer(worker, job)
-        except CkptoolError as error:
-            return json.dumps({"error": [error.message, error.hint], "where": own_address()})
-        return json.dumps({"report": report, "network": bool(worker.network)})
+    try:
+        problem = unfit(asked)
+        if problem:
+            return json.dumps({"unfit": problem, "where": own_address()})
+        job = Job.of(asked["job"])
+        with POOL.lent(asked["run"]) as worker:
+            return json.dumps({"report": answer(worker, job), "network": bool(worker.network)})
+    except CkptoolError as error:
+        told = [error.message, error.hint]
+    except Exception as error:  # told here: Dask would log it with the job, in which an address may hold a password
+        told = [f"an error of ckptool itself: {type(error).__name__}: {error}", "report it, and run it again"]
+    return json.dumps({"error": told, "where": own_address()})
 
 
 def own_address() -> str:

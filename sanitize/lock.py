@@ -76,6 +76,11 @@ def is_at(lock: int, path: Path) -> bool:
 
 def clear(job: Job) -> None:
     """Remove what was made of a source, unless another process is at it: then that one decides what stands there."""
+    if job.store:
+        from ckptool.sanitize.stored import clear_bucket  # with what it needs to reach a bucket
+
+        clear_bucket(job)
+        return
     until = time.monotonic() + 1  # longer than a process that was killed takes to end
 
     def wait(seconds: float) -> bool:

@@ -1,11 +1,15 @@
 """One file whose output goes to a bucket: done in a folder of this machine, put there with its receipt last."""
 
+import fcntl
 import os
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from ckptool.errors import CkptoolError, Malformed, Refused
@@ -16,7 +20,9 @@ from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in
 from ckptool.sanitize.shelf import Shelf, shelf_at
 from ckptool.text import escape
 
-LOCAL = "put it into a local folder: --out DIR"
+BEGIN = "ckptool-store-"
+YOUNG = 60.0
+"""Seconds in which a folder gets its lock."""
 
 
 def stored(job: Job, answer: Callable[[Job], Report], stopped: Callable[[], bool]) -> Report:
@@ -48,8 +54,31 @@ def stored(job: Job, answer: Callable[[Job], Report], stopped: Callable[[], bool
 
 @contextmanager
 def staging() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ckptool-", ignore_cleanup_errors=True) as name:
-        yield Path(name).resolve()
+    """A folder to work in, locked as long as its process lives."""
+    sweep()
+    with tempfile.TemporaryDirectory(prefix=BEGIN, ignore_cleanup_errors=True) as name:
+        folder = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield Path(name).resolve()
+        finally:
+            os.close(folder)
+
+
+@cache
+def sweep() -> None:
+    """Remove what processes that were killed have left: once in a process, and never what is just being made."""
+    for path in Path(tempfile.gettempdir()).glob(f"{BEGIN}*"):
+        with suppress(OSError):
+            status = path.lstat()
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < YOUNG:
+                continue
+            folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            finally:
+                os.close(folder)
 
 
 def lay_out(shelf: Shelf, job: Job) -> None:
@@ -71,6 +100,11 @@ def lay_out(shelf: Shelf, job: Job) -> None:
                 file.touch()
                 os.truncate(file, size)
         path.write_bytes(data)
+
+
+def clear_bucket(job: Job) -> None:
+    """The same for a job whose process nobody waits for any more."""
+    clear(shelf_at(job.store), job)
 
 
 def clear(shelf: Shelf, job: Job) -> None:

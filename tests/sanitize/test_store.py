@@ -1,7 +1,9 @@
 """Outputs in a bucket, on an S3-compatible server: what is there, in which order, and what stays when that fails."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,9 +16,10 @@ import s3fs
 
 from ckptool.sanitize.receipt_file import MOST
 from ckptool.sanitize.shelf import PART, shelf_at
-from ckptool.sanitize.stored import opened
+from ckptool.sanitize.stored import BEGIN, opened, sweep
 from fixtures.tensors import noise
 from tests.convert.converting import Ran, ckptool
+from tests.sanitize.dask_cluster import dask
 from tests.sanitize.sanitizing import COMMAND, embedding, evil, files_in, packed, sanitize, trained, write
 from tests.sanitize.storing import BUCKET, Objects, s3_server, settings
 
@@ -337,6 +340,35 @@ def test_shards_into_one_prefix_are_what_one_run_is(bucket: Objects, up: Path) -
     run(up, out="s3://models/whole")
     assert parts == bucket.all("whole/")
     assert verify().code == 0
+
+
+def test_a_cluster_puts_the_same_into_a_bucket(bucket: Objects, up: Path, tmp_path: Path) -> None:
+    write(up, {"bad.pt": b"PK\x03\x04"})
+    with dask(tmp_path / "dask", 1) as cluster:
+        code, reports = run(up, "--cluster", cluster.address)
+    assert (code, reports["a.pt"]["output"]["path"]) == (3, f"{OUT}/a.safetensors")
+    parts = bucket.all("out/")
+    run(up, out="s3://models/whole")
+    assert parts == bucket.all("whole/")
+    assert "secret-of-s3" not in "".join(path.read_text() for path in (tmp_path / "dask").glob("*.log"))
+
+
+def test_what_a_killed_process_left_to_work_in_goes_with_the_next_run(
+    bucket: Objects, up: Path, tmp_path: Path
+) -> None:
+    left, busy, new = (tmp_path / "tmp" / f"{BEGIN}{name}" for name in ("left", "busy", "new"))
+    for folder in (left, busy, new):
+        write(folder, {"quarantine/a.safetensors": b"x"})
+    for folder in (left, busy):
+        os.utime(folder, (1, 1))
+    lock = os.open(busy, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    sweep.cache_clear()
+    run(up)
+    os.close(lock)
+    assert {path.name for path in (tmp_path / "tmp").iterdir()} == {busy.name, new.name}
+    shutil.rmtree(busy)
+    shutil.rmtree(new)
 
 
 def test_links_that_a_process_left_are_not_followed(tmp_path: Path) -> None:
