@@ -1,7 +1,9 @@
-"""A webhook of the Hugging Face Hub: every push to a watched model repository goes through `ckptool sanitize`.
+"""A webhook of the Hugging Face Hub: every push to a watched model repository goes through `ckptool sanitize --pr`.
 
-Set WEBHOOK_SECRET to the secret of the webhook (https://huggingface.co/settings/webhooks), OUT to a folder, and run
-it behind a server that speaks TLS:  python examples/hub_webhook.py
+Set WEBHOOK_SECRET to the secret of the webhook (https://huggingface.co/settings/webhooks), HF_TOKEN to a token that may
+open pull requests, OUT to a folder, and run it behind a server that speaks TLS:  python examples/hub_webhook.py
+
+A pull request, and its merge, are pushes too: what is done already is skipped, so nothing goes round in circles.
 """
 
 import hmac
@@ -10,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -51,15 +52,12 @@ def push_of(event: dict) -> "tuple[str, str] | None":
 
 
 def sanitize(name: str, commit: str) -> None:
-    """Download the commit and sanitize it; what one push made is below OUT/owner/name/commit."""
+    """Read the commit where it is; what one push made is below OUT/owner/name/commit, and becomes a pull request."""
     out = Path(os.environ.get("OUT", "sanitized"), *name.split("/"), commit)
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["hf", "download", name, "--revision", commit, "--local-dir", folder], check=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        page = out.with_suffix(".html")
-        done = subprocess.run(
-            ["ckptool", "sanitize", folder, "--out", out, "--dangerous", "quarantine", "--report", page], check=False
-        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page = out.with_suffix(".html")
+    command = ["ckptool", "sanitize", f"hf://{name}@{commit}", "--out", out, "--pr", "--dangerous", "quarantine"]
+    done = subprocess.run([*command, "--report", page], check=False)
     print(f"{name}@{commit}: exit code {done.returncode}, {page}", file=sys.stderr)
 
 
@@ -67,7 +65,7 @@ def work() -> None:
     while True:
         try:
             sanitize(*pushes.get())
-        except (OSError, subprocess.CalledProcessError) as error:
+        except OSError as error:
             print(f"error: {error}", file=sys.stderr)
 
 
