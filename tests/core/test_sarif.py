@@ -141,6 +141,14 @@ def test_an_address_stays_one_and_shows_no_query(hub: Server) -> None:
     assert uri_in(result) == address
 
 
+def test_sanitize_of_a_repository(hub: Server, here: Path) -> None:
+    ran = ckptool("sanitize", "hf://owner/model", "--out", "out", "--report", "r.sarif", "-q")
+    assert ran.code == 1, ran.err
+    (result,) = check((here / "r.sarif").read_bytes())
+    assert result["ruleId"] == "dangerous-call"
+    assert uri_in(result) == "hf://owner/model/a%20b%25.pt"
+
+
 HOSTS = {
     "https://[::1]:8443/a[1].pt": "https://[::1]:8443/a%5B1%5D.pt",
     "https://example.org/ü#x?key=secret": "https://example.org/%C3%BC%23x",
