@@ -81,21 +81,29 @@ def item_of(pair: Pair, component: str, scale: float, spool: Spool) -> Item:
 
 
 def choose(items: Iterable[Item]) -> None:
-    """Which tensor of the original each is likely to be, told from the first elements."""
+    """Which tensor of the original each is likely to be, told from the first elements.
+
+    The others are read only where it is not the plain one to the last bit: they may lie on another machine.
+    """
     several = [item for item in items if len(item.comparisons) > 1]
-    probes = [
-        (item, how, Comparison(c.original, c.candidate, c.scale, limit=PROBE))
-        for item in several
-        for how, c in item.comparisons.items()
-    ]
-    compare(probe for _, _, probe in probes)
-    found: dict[int, dict[str, Counts]] = {}
-    for item, how, probe in probes:
-        found.setdefault(id(item), {})[how] = probe.seen.total()
+    probe((item, how) for item in several for how in item.comparisons if how == PLAIN)
+    unsure = [item for item in several if not item.done or item.done[PLAIN].wrong or item.done[PLAIN].zeroed]
+    probe((item, how) for item in unsure for how in item.comparisons if how != PLAIN)
     for item in several:
-        item.done = found[id(item)]
         item.settle()
         item.done = {}
+
+
+def probe(wanted: Iterable[tuple[Item, str]]) -> None:
+    """Compare the first elements alone."""
+    probes = [(item, how, beginning(item.comparisons[how])) for item, how in wanted]
+    compare(made for _, _, made in probes)
+    for item, how, made in probes:
+        item.done[how] = made.seen.total()
+
+
+def beginning(whole: Comparison) -> Comparison:
+    return Comparison(whole.original, whole.candidate, whole.scale, limit=PROBE)
 
 
 def compare_items(items: list[Item], advance: Advance = ignore, histograms: Histograms | None = None) -> None:
