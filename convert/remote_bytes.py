@@ -45,7 +45,8 @@ class Origin(Protocol):
 class Remote:
     """One file on another machine, of a size that was stated once and has to stay."""
 
-    def __init__(self, origin: Origin, label: str, size: int, patience: Patience) -> None:
+    def __init__(self, origin: Origin, label: str, size: int, patience: Patience, aligned: int = ALIGNED) -> None:
+        self.aligned = aligned
         self.origin = origin
         self.label = label
         self.size = size
@@ -100,8 +101,8 @@ class Remote:
 
     def _take_along(self, buffer: memoryview, offset: int) -> None:
         """A small read, with the rest of its blocks."""
-        start = offset - offset % ALIGNED
-        end = min(-(-(offset + len(buffer)) // ALIGNED) * ALIGNED, self.size)
+        start = offset - offset % self.aligned
+        end = min(-(-(offset + len(buffer)) // self.aligned) * self.aligned, self.size)
         data = self.get(start, end - start)
         self.keep(start, data)
         buffer[:] = data[offset - start : offset - start + len(buffer)]

@@ -58,7 +58,7 @@ class Borrowed:
         with self.ask("open", path) as answer:
             size = answer.head["size"]
         label = escape(self.label(path), 1000)
-        return Remote(Lendings(self, path), label, size, PATIENCE)
+        return Remote(Lendings(self, path), label, size, PATIENCE, aligned=1)
 
     def ask(self, what: str, path: str, offset: int = 0, length: int = 0) -> "Reply":
         """The answer to one question. Raises the error that it is, Unreachable when nobody answers."""
