@@ -119,8 +119,8 @@ class Flow:
             future = self.client.submit(run_job, self.asked.text(job), pure=False)
         except (OSError, RuntimeError) as error:
             raise lost(self.cluster.address) from error
-        self.pending[future.key] = Sent(job, future, tries)
-        future.add_done_callback(lambda done: self.ended.put(done.key))
+        self.pending[str(future.key)] = Sent(job, future, tries)
+        future.add_done_callback(lambda done: self.ended.put(str(done.key)))
 
     def heard(self) -> list[str]:
         """Keys of what has ended; none when nothing has for a while."""
