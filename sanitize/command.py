@@ -167,6 +167,7 @@ def command(
       ckptool sanitize hf://owner/repo 's3://bucket/in/*.ckpt' --out clean
       ckptool sanitize uploads --out clean --policy policy.toml --json --shard 2/8
       ckptool sanitize hf://owner/repo --out clean --pr
+      ckptool sanitize uploads --out s3://bucket/clean
 
     Exit codes: 0 all released clean, 1 something disarmed or quarantined, 2 usage,
     3 something refused or crashed.

@@ -35,6 +35,8 @@ def command() -> None:
 def verify(folder: Path | Address, key: Path | None, as_json: bool, quiet: bool) -> None:
     """Hash every output below DIR and compare it with its receipt and with SHA256SUMS; no source is needed.
 
+    DIR is a folder, or s3://BUCKET/PREFIX.
+
     An output without a receipt, or a receipt without its output, is a problem too; with --key, so is what is not
     signed. Without --key, anybody who can write to DIR could have made outputs and receipts that agree.
 

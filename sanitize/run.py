@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptool.address import Address, Source
 from ckptool.convert.remote import Place
-from ckptool.errors import CkptoolError, UsageError
+from ckptool.errors import CkptoolError, Refused, UsageError
 from ckptool.output import Output, write_at
 from ckptool.report import Report
 from ckptool.sanitize.item import Item
@@ -131,7 +131,7 @@ class Run:
         try:
             self.unsigned = write_sums_in(shelf, self.signer)
         except CkptoolError as error:
-            self.problem = error
+            self.problem = Refused(error.message, error.hint)  # of files that are done, it is no usage any more
 
     def due(self, signer: Signer) -> list[Job]:
         """The jobs, with those forced whose receipts are not signed."""

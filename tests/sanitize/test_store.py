@@ -284,7 +284,7 @@ def test_files_are_told_when_the_server_is_gone_before_the_sums(bucket: Objects,
 
     bucket.door.rule = rule
     ran = ckptool("sanitize", up, "--out", OUT, "--report", tmp_path / "report.json", "-q")
-    assert (ran.code, "may not" in ran.err) == (2, True), ran.err
+    assert (ran.code, "may not" in ran.err) == (3, True), ran.err
     assert [item["action"] for item in json.loads((tmp_path / "report.json").read_text())] == ["released"] * 2
 
 
