@@ -7,7 +7,7 @@ from pathlib import Path
 from ckptool.address import HUB, Address, Source
 from ckptool.convert.remote import Place
 from ckptool.convert.remote_hub import COMMIT, LOGIN, Hub, token_or_none
-from ckptool.convert.remote_patience import Passing, Patience, Waits
+from ckptool.convert.remote_patience import Passing, Waits
 from ckptool.convert.remote_web import hub_address
 from ckptool.errors import CkptoolError, Refused, Unreachable, UsageError
 from ckptool.report import SCHEMA_VERSION, Report
@@ -19,8 +19,6 @@ from ckptool.sanitize.pull_files import Done, Offer, offers_of
 from ckptool.sanitize.pull_found import Found, found_pull, page_of, same_files
 from ckptool.text import escape, plural
 
-ATTEMPTS = Patience(in_a_row=3)
-"""In each of them the library asks again by itself, five times, but for the commit."""
 MAIN = "main"
 
 
@@ -149,7 +147,7 @@ def opened(hub: Hub, policy: Policy, offers: list[Offer], taken: list[Offer]) ->
     """Send it. An answer that was lost on the way opens no second one."""
     label = escape(hub.label(""), 1000)
     title, body = title_of(hub.commit, policy), body_of(hub.repo, hub.commit, policy, offers)
-    waits, failed = Waits(f"{label}: no pull request", ATTEMPTS), 0
+    waits, failed = Waits(f"{label}: no pull request", hub.patience), 0
     while True:
         try:
             number = send(hub, token_or_none() or "", title, body, taken)

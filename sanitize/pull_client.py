@@ -19,6 +19,7 @@ TIMES = {"connect": 30.0, "write": 60.0, "read": 300.0, "pool": 30.0}
 """Seconds of silence. The Hub puts the parts of a large file together before it answers."""
 LONGEST = 60
 """More seconds than this are not waited, whoever asks for them."""
+AGAIN = "outputs and receipts stay: run it again later, and it only opens the pull request"
 RESET = re.compile(r";\s*t\s*=\s*(\d{1,9})")
 
 
@@ -114,20 +115,30 @@ def meaning(hub: Hub, error: Exception, token: str) -> CkptoolError | Passing:
             return type(cause)(f"{label}: no pull request: {cause.message}", cause.hint)
     answered = next((cause for cause in causes if status_of(cause)), None)
     if answered is None:
-        broken = any(kind.__name__ == "TransportError" for cause in causes for kind in type(cause).__mro__)
-        if broken:
-            return Passing("the connection broke")
-        return Unreachable(f"{label}: no pull request: {type(error).__name__} of the Hub's library", "run it again")
-    status = status_of(answered)
+        return unanswered(label, error, causes)
+    status, request = status_of(answered), urlsplit(str(answered.response.request.url))  # type: ignore[attr-defined]
+    if status in PASSING and "/commit/" in request.path:
+        asked = answered.response.headers.get("retry-after", "")  # type: ignore[attr-defined]
+        return Passing(f"the Hub answers with {status}", float(asked) if SECONDS.fullmatch(asked) else None)
     if status in PASSING:
-        return Passing(f"the Hub answers with {status}")
-    if origin_of(str(answered.response.request.url)) != origin_of(hub.checked_endpoint()):  # type: ignore[attr-defined]
+        return Unreachable(f"{label}: no pull request: the Hub answers with {status}", AGAIN)
+    if origin_of(request.geturl()) != origin_of(hub.checked_endpoint()):
         return Passing(f"the host that keeps its files answers with {status}")  # what it signed has a time
     said = escape(getattr(answered, "server_message", None) or "", 300).replace(token, "…")
     message = f"{label}: the Hub makes no pull request of it ({status}{': ' if said else ''}{said})"
     if status in (401, 403):
         return Refused(message, f"{LOGIN}; its token has to be one that may write or open pull requests")
-    return Refused(message, "outputs and receipts stay: the next run only opens the pull request")
+    return Refused(message, AGAIN)
+
+
+def unanswered(label: str, error: Exception, causes: list[BaseException]) -> CkptoolError | Passing:
+    """Where no status came back. The library asks again by itself for all but the commit."""
+    names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    if not names & {"TransportError", "ConnectionError", "TimeoutError"}:
+        return Unreachable(f"{label}: no pull request: {type(error).__name__} of the Hub's library", AGAIN)
+    if isinstance(error, RuntimeError):  # in which it wraps what happens to a file
+        return Unreachable(f"{label}: no pull request: the connection broke, again and again", AGAIN)
+    return Passing("the connection broke")
 
 
 def status_of(error: BaseException) -> int:

@@ -155,6 +155,8 @@ class PullHandler(HubHandler):
             self.close_connection = True
             return
         fault = state.trouble("put")
+        if fault == "hangs":
+            state.released.wait(20)
         if fault == "broken":
             self.rfile.read(int(length) // 2)
             self.connection.close()

@@ -1,10 +1,13 @@
 """A pull request on the Hub: what goes in, what its text says, that there is one, and what becomes of failures."""
 
+import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -17,8 +20,9 @@ from ckptool.sanitize.pull_body import MOST, code, is_marked, title_of
 from tests.convert.converting import Ran, ckptool
 from tests.convert.hub_server import COMMIT, TOKEN
 from tests.sanitize.hub_pulls import Pull, PullServer, hub_with_pulls
-from tests.sanitize.sanitizing import embedding, evil, large, lora, odd, trained, write
+from tests.sanitize.sanitizing import COMMAND, embedding, evil, large, lora, odd, trained, write
 
+ROOT = Path(__file__).parent.parent.parent
 REPO = "hf://owner/model"
 EVIL = "refs|`@everyone` [x](http:e.vil) <img src=x> <!-- -->.pt"
 """A name that is markup, a mention, a link, the end of a cell and of a code span."""
@@ -123,6 +127,13 @@ def test_no_other_file_is_ever_replaced(hub: PullServer) -> None:
     (pull,) = hub.pulls
     assert pull.files["a.safetensors"] == hub.files["a.safetensors"]
     assert pull.files["a.pt.safetensors"] == Path("clean/a.safetensors").read_bytes()
+
+
+def test_sources_of_one_repository_become_one(hub: PullServer) -> None:
+    hub.files = {"other.pt": lora(), "sub/b.pt": embedding(), "left.pt": trained()}
+    assert ckptool("sanitize", f"{REPO}/other.pt", f"{REPO}/sub", "--out", "clean", "--pr").code == 0
+    (pull,) = hub.pulls
+    assert set(pull.files) - set(hub.files) == {"other.safetensors", "sub/b.safetensors"}
 
 
 def test_a_folder_of_a_repository_keeps_its_place(hub: PullServer) -> None:
@@ -267,8 +278,17 @@ def test_an_answer_that_is_lost_opens_no_second_one(hub: PullServer) -> None:
 # --- failures ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["preupload", "batch", "put", "commit", "list"])
-@pytest.mark.parametrize("fault", ["503", "429 1"])
+@pytest.mark.parametrize(
+    ("what", "fault"),
+    [
+        ("list", "503"),
+        ("preupload", "429 1"),
+        ("batch", "500"),
+        ("put", "503"),
+        ("commit", "429 1"),
+        ("commit", "broken"),
+    ],
+)
 def test_what_passes_is_asked_again(what: str, fault: str, hub: PullServer) -> None:
     hub.files, hub.upset = {"a.pt": embedding()}, {what: [fault]}
     ran = run()
@@ -321,7 +341,7 @@ def test_nobody_waits_for_hours(hub: PullServer) -> None:
 
 
 def test_signed_addresses_stay_out_of_sight(hub: PullServer, caplog: pytest.LogCaptureFixture) -> None:
-    hub.files, hub.upset = {"a.pt": embedding()}, {"put": ["503", "400", "400", "400"]}
+    hub.files, hub.upset = {"a.pt": embedding()}, {"put": ["503", *["400"] * 5]}
     ran = run()
     assert ran.code == 3
     assert "400" in ran.err
@@ -355,6 +375,37 @@ def test_bytes_that_nobody_proved_are_not_sent(hub: PullServer) -> None:
     assert "is not what its receipt says" in ran.err
     assert not hub.pulls
     assert not hub.objects
+
+
+def test_killed_while_it_sends_the_next_run_opens_it(hub: PullServer) -> None:
+    hub.files, hub.upset = {"a.pt": large()}, {"put": ["hangs"]}
+    command = [*COMMAND, REPO, "--out", "clean", "--pr"]
+    with subprocess.Popen(command, env=os.environ | {"HF_HUB_DISABLE_XET": "1"}) as process:
+        while not hub.puts and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not hub.pulls
+    ran = run("--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out.splitlines()[0])["action"] == "skipped"
+    assert told(ran)["state"] == "opened"
+    assert len(hub.pulls) == 1
+
+
+def test_the_webhook_answers_a_push_with_a_pull_request(hub: PullServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files = {"a.pt": embedding(), "evil.pt": evil()}
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    spec = importlib.util.spec_from_file_location("hub_webhook", ROOT / "examples/hub_webhook.py")
+    assert spec is not None
+    assert spec.loader is not None
+    webhook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(webhook)
+    for _ in range(2):
+        webhook.sanitize("owner/model", COMMIT)
+    (pull,) = hub.pulls
+    assert set(pull.files) - set(hub.files) == {"a.safetensors"}
 
 
 # --- before anything is done ---------------------------------------------------------------------------------------
