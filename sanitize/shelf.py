@@ -139,8 +139,8 @@ class Shelf:
         """A small object in one request; its version."""
         return str(self.kept("put_object", name, Key=self.key(name), Body=data).get("ETag"))
 
-    def put(self, name: str, fd: int) -> None:
-        """An object of the bytes of an open file; when that fails, no part of it stays."""
+    def put(self, name: str, fd: int, stopped: Callable[[], bool]) -> None:
+        """An object of the bytes of an open file; when that fails, or is to stop, no part of it stays."""
         size = os.fstat(fd).st_size
         if size <= PART:
             self.write(name, os.pread(fd, PART, 0))
@@ -149,16 +149,18 @@ class Shelf:
         self.abort_earlier(key)
         upload = {"Key": key, "UploadId": self.kept("create_multipart_upload", name, Key=key)["UploadId"]}
         try:
-            self.put_parts(name, fd, size, upload)
+            self.put_parts(name, fd, size, upload, stopped)
         except BaseException:
             with suppress(CkptoolError, OSError):
                 self.call("abort_multipart_upload", name, **upload)
             raise
 
-    def put_parts(self, name: str, fd: int, size: int, upload: dict[str, str]) -> None:
+    def put_parts(self, name: str, fd: int, size: int, upload: dict[str, str], stopped: Callable[[], bool]) -> None:
         length = max(PART, -(-size // PARTS))
 
         def part(number: int) -> dict[str, Any]:
+            if stopped():
+                raise ended(self.label(name))
             data = os.pread(fd, length, number * length)
             sent = self.kept("upload_part", name, **upload, PartNumber=number + 1, Body=data)
             return {"PartNumber": number + 1, "ETag": sent["ETag"]}
@@ -194,6 +196,10 @@ class Shelf:
             label = self.label(str(error.get("Key", ""))[len(self.prefix) :])
             told = escape(str(error.get("Code")), 80)
             raise Refused(f"{label}: cannot be removed: {told}", "check what these credentials may do")
+
+
+def ended(label: str) -> Refused:
+    return Refused(f"{label}: the run was ended before all was put there", "run it again")
 
 
 def meant(error: Exception, label: str) -> Exception:

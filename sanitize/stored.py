@@ -17,7 +17,7 @@ from ckptool.report import Report, refusal_data
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import receipt_of, signature_of
 from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in
-from ckptool.sanitize.shelf import Shelf, shelf_at
+from ckptool.sanitize.shelf import Shelf, ended, shelf_at
 from ckptool.text import escape
 
 BEGIN = "ckptool-store-"
@@ -38,12 +38,12 @@ def stored(job: Job, answer: Callable[[Job], Report], stopped: Callable[[], bool
             if not (job.force or job.problem):
                 lay_out(shelf, staged)
             report = answer(staged)
-            if report["action"] == "crashed" and stopped():
-                return report  # its process was ended by us: what stands there may be another run's by now
             if report["action"] != "skipped":
+                if stopped():  # its process was ended by us: what stands there may be another run's by now
+                    raise ended(shelf.label())
                 clear(shelf, staged)
             if report["action"] in ("released", "quarantined"):
-                put(shelf, staged, report["action"] == "quarantined")
+                put(shelf, staged, report["action"] == "quarantined", stopped)
         return report
     except CkptoolError as error:
         return unstored(job, report, error)
@@ -116,7 +116,7 @@ def clear(shelf: Shelf, job: Job) -> None:
         shelf.remove(name_of(path, job) for path in paths)
 
 
-def put(shelf: Shelf, job: Job, quarantined: bool) -> None:
+def put(shelf: Shelf, job: Job, quarantined: bool, stopped: Callable[[], bool]) -> None:
     """The output and what lies beside it, then the receipt: only what has the name that it must have, and no links."""
     path = receipt_of(job.quarantined if quarantined else job.released)
     try:
@@ -124,7 +124,7 @@ def put(shelf: Shelf, job: Job, quarantined: bool) -> None:
         files = files_of(path, receipt_in(data, path))
         for file, _ in files:
             with opened(file) as fd:
-                shelf.put(name_of(file, job), fd)
+                shelf.put(name_of(file, job), fd, stopped)
     except (OSError, Malformed) as error:
         what = f"{escape(job.shown, 1000)}: its process left no output and receipt where it says that they are"
         raise Refused(what, "do not trust the file") from error

@@ -4,9 +4,12 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import pytest
 import s3fs
 
 from ckptool.sanitize.receipt_file import MOST
-from ckptool.sanitize.shelf import PART, shelf_at
+from ckptool.sanitize.shelf import AT_ONCE, PART, shelf_at
 from ckptool.sanitize.stored import BEGIN, opened, sweep
 from fixtures.tensors import noise
 from tests.convert.converting import Ran, ckptool
@@ -79,6 +82,11 @@ def verify(*options: object) -> Ran:
 def big(name: str = "big") -> bytes:
     """A tensor that is sent in three parts."""
     return packed({"weight": noise("F32", ((2 * PART + (1 << 20)) // 4,), name)})
+
+
+def bigger() -> bytes:
+    """One with more parts than are sent at a time."""
+    return packed({"weight": noise("F32", ((2 * AT_ONCE * PART) // 4,), "bigger")})
 
 
 def test_a_bucket_gets_what_a_folder_gets(bucket: Objects, up: Path, tmp_path: Path) -> None:
@@ -225,6 +233,26 @@ def test_an_upload_that_fails_leaves_no_part(what: str, bucket: Objects, tmp_pat
     bucket.door.rule = lambda method, path: None
     assert actions(run(up)) == {"a.pt": "skipped", "big.pt": "released"}
     assert verify().code == 0
+
+
+def test_an_upload_ends_with_its_run_and_leaves_no_part(bucket: Objects, tmp_path: Path) -> None:
+    up = write(tmp_path / "up", {"big.pt": bigger()})
+    process: list[subprocess.Popen[bytes]] = []
+    sent = threading.Event()
+
+    def rule(method: str, path: str) -> str | None:
+        if "partNumber" in path and process and not sent.is_set():
+            sent.set()
+            process[0].send_signal(signal.SIGINT)
+            time.sleep(1)  # it hears of it before this part has arrived
+        return None
+
+    bucket.door.rule = rule
+    (tmp_path / "work").mkdir()
+    command = [*COMMAND, str(up), "--out", OUT, "-q"]
+    process.append(subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path / "work")}))
+    assert (process[0].wait(), sent.is_set()) == (130, True)
+    assert (bucket.uploads(), bucket.all("out/"), list((tmp_path / "work").iterdir())) == ([], {"SHA256SUMS": b""}, [])
 
 
 def test_parts_that_a_killed_run_left_are_removed_by_the_next(bucket: Objects, tmp_path: Path) -> None:
