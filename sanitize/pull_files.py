@@ -87,8 +87,8 @@ def offer_of(done: Done, files: Mapping[str, Stated], held: Mapping[str, str], t
         return left_out("its output or its receipt is gone")
     if there is not None:
         return left_out("unchanged" if there == done.source else f"its output is here already: {there}", sha256, there)
-    if done.source.endswith(ENDING + INDEX) and not changes(done.report) and not done.report["findings"]:
-        return left_out("its parts are safetensors already, and nothing in them changed", sha256)
+    if done.source.endswith((ENDING, ENDING + INDEX)) and is_as_it_was(done.report):
+        return left_out("is safetensors already, and no more than its header is written anew", sha256)
     goal = goal_of(done, files, taken)
     if not goal:
         return left_out("the name of its output is taken", sha256)
@@ -107,6 +107,11 @@ def goal_of(done: Done, files: Mapping[str, Stated], taken: set[str]) -> str:
         if goal == done.source or not (goal in files or goal in folders or goal in taken):
             return goal
     return ""
+
+
+def is_as_it_was(report: Report) -> bool:
+    """Whether a new file would have nothing for whoever has the old one."""
+    return not (changes(report) or report["findings"] or report.get("repaired") or report.get("renamed"))
 
 
 def said(done: Done) -> str:

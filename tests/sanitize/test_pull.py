@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from ckptool.sanitize.policy import Policy
 from ckptool.sanitize.pull_body import MOST, code, is_marked, title_of
@@ -119,6 +121,18 @@ def test_a_safetensors_file_is_replaced_only_where_it_changed(hub: PullServer) -
     assert set(pull.files) == {"whole.safetensors"}
     assert pull.files["whole.safetensors"] == Path("smaller/whole.safetensors").read_bytes() != whole
     assert "(replaces the file)" in pull.body
+
+
+def test_a_header_written_anew_is_no_reason_to_replace_a_file(hub: PullServer) -> None:
+    one, other = ({f"{name}.weight": torch.ones(400)} for name in "ab")
+    where = {"weight_map": {"a.weight": "m-1.safetensors", "b.weight": "m-2.safetensors"}, "metadata": {}}
+    hub.files = {"m-1.safetensors": save(one), "m-2.safetensors": save(other), "single.safetensors": save(one)}
+    hub.files["m.safetensors.index.json"] = json.dumps(where).encode()
+    ran = run("--json")
+    assert ran.code == 0, ran.err
+    assert Path("clean/single.safetensors").read_bytes() != hub.files["single.safetensors"]
+    assert told(ran)["state"] == "nothing"
+    assert not hub.pulls
 
 
 def test_no_other_file_is_ever_replaced(hub: PullServer) -> None:
