@@ -22,8 +22,8 @@ PARTS = 10_000
 AT_ONCE = 4
 LISTED = 1_000_000
 LONGEST_KEY = 1024
-ATTEMPTS = Patience(in_a_row=2)
-"""In each of them the library asks again by itself, five times."""
+ONCE = {"retries": {"total_max_attempts": 1}}
+"""Of botocore: s3fs tries five times where a connection breaks, and Patience five times that, which is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Shelf:
     prefix: str
     """Empty, or with a slash at its end."""
     system: Any
-    patience: Patience = field(default_factory=lambda: ATTEMPTS)
+    patience: Patience = field(default_factory=Patience)
 
     def label(self, name: str = "") -> str:
         return escape(f"s3://{self.bucket}/{self.prefix}{name}".rstrip("/"), 1000)
@@ -216,6 +216,8 @@ def meant(error: Exception, label: str) -> Exception:
 def shelf_at(address: str) -> Shelf:
     """Raises UsageError where the extra is not installed, or the address is none of a bucket."""
     place = bucket_place(Address(address))
-    store = place.store
-    assert isinstance(store, Bucket)
-    return Shelf(store.bucket, f"{place.path}/" if place.path else "", store.system)
+    import s3fs  # type: ignore[import-untyped]
+
+    assert isinstance(place.store, Bucket)
+    system = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=ONCE)
+    return Shelf(place.store.bucket, f"{place.path}/" if place.path else "", system)

@@ -291,6 +291,17 @@ def test_a_broken_connection_is_tried_again(bucket: Objects, up: Path) -> None:
     assert verify().code == 0
 
 
+def test_where_a_server_fails_again_and_again_the_file_is_refused_and_the_run_goes_on(
+    bucket: Objects, up: Path
+) -> None:
+    bucket.door.rule = lambda method, path: "InternalError" if method == "PUT" and path.endswith("/a.yaml") else None
+    code, reports = run(up)
+    assert (code, actions((code, reports))) == (3, {"a.pt": "refused", "sub/evil.pt": "released"})
+    assert reports["a.pt"]["error"]["message"].endswith(f"{OUT}/a.yaml: its host gives no proper answer: InternalError")
+    assert sum("a.yaml" in path for path in bucket.door.puts()) == 5
+    assert {name for name in bucket.all("out/") if name.startswith("a")} == {"a.safetensors"}
+
+
 def test_a_server_that_refuses_receipts_leaves_outputs_that_nobody_takes_for_done(bucket: Objects, up: Path) -> None:
     bucket.door.rule = lambda method, path: "AccessDenied" if method == "PUT" and "receipt" in path else None
     code, reports = run(up)
