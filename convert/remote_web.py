@@ -68,8 +68,7 @@ class Web:
     def stated(self, path: str) -> Stated:
         """By the first answer to a request for the file itself: nobody else can be asked."""
         with self.open(path) as file:
-            origin = getattr(file, "origin", None)
-            return Stated(file.size, origin.version if isinstance(origin, HttpOrigin) else "")
+            return stated_of(file)
 
     def url(self, path: str) -> str:
         if path != self.given:
@@ -79,6 +78,12 @@ class Web:
     def open(self, path: str) -> Remote | File:
         label = escape(self.label(path), 1000)
         return opened(HttpOrigin(Http(self.patience), self.url(path), label, {}), self.patience)
+
+
+def stated_of(file: Remote | File) -> Stated:
+    """What the host of an open file said of it; one that was taken whole has no version."""
+    origin = file.origin if isinstance(file, Remote) else None
+    return Stated(file.size, origin.version if isinstance(origin, HttpOrigin) else "")
 
 
 def opened(origin: HttpOrigin, patience: Patience) -> Remote | File:

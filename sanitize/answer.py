@@ -3,14 +3,13 @@
 from typing import Any
 
 from ckptool.errors import Refused
-from ckptool.report import Report, refusal_data
+from ckptool.report import Report
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.lock import clear
 from ckptool.sanitize.receipt import standing
+from ckptool.sanitize.unread import unread
 from ckptool.sanitize.work import PASSED_OVER, skipped
 from ckptool.sanitize.worker import Worker, crashed
 from ckptool.tensor import Finding
-from ckptool.text import escape
 
 ACTIONS = frozenset({"released", "quarantined", "refused", "crashed", "skipped", PASSED_OVER})
 TEXTS = ("source", "path", "verdict")
@@ -23,19 +22,12 @@ def answer(worker: Worker, job: Job) -> Report:
 
         return stored(job, lambda staged: answer(worker, staged), worker.stopped)
     if job.problem:
-        return unseen(job)
+        return unread(job, Refused(job.problem, "give the file itself, if it is to be read"))
     done = standing(job, by_hash=False)
     if done is not None:
         return skipped(job, done)
     report = worker.do(job)
     return report if is_report(report) else crashed(job, "its process gave no report that can be read", None)
-
-
-def unseen(job: Job) -> Report:
-    error = Refused(f"{escape(job.shown, 1000)}: {job.problem}", "give the file itself, if it is to be read")
-    clear(job)
-    own: Report = {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
-    return refusal_data(job.shown, error.message, error.hint) | own
 
 
 def is_report(report: dict[str, Any]) -> bool:

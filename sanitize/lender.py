@@ -7,7 +7,7 @@ it. `borrowed.py` is the other side.
 import json
 import socket
 import threading
-from collections.abc import Callable
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,29 +31,28 @@ class Lender:
     def __init__(self, place: Place, folder: Path) -> None:
         self.lent = Lent(place, folder)
         self.channel, self._ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._serving = threading.Thread(target=self._serve, name="lend", daemon=True)
         self._room = threading.Semaphore(AT_ONCE)
-        self._threads: list[threading.Thread] = []
+        self._answers: set[Answer] = set()
+        self._closed = False
 
     def __enter__(self) -> "Lender":
-        self._start(self._serve)
+        self._serving.start()
         return self
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         """End every answer first, then close what they read."""
+        self._closed = True
         with suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)  # wakes who waits in it
         self.lent.stop()
-        while self._threads:
-            self._threads.pop().join()
+        while self._serving.is_alive() or self._answers:  # it may still begin what was asked for before
+            for answer in list(self._answers):
+                answer.stop()
+            time.sleep(0.001)
         self._ours.close()
         self.channel.close()
         self.lent.__exit__(None, None, None)
-
-    def _start(self, work: Callable[[], None]) -> None:
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        thread = threading.Thread(target=work, name="lend", daemon=True)
-        thread.start()
-        self._threads.append(thread)
 
     def _serve(self) -> None:
         while True:
@@ -61,21 +60,23 @@ class Lender:
                 data, numbers, _, _ = socket.recv_fds(self._ours, MOST_REQUEST, 1)
             except OSError:
                 return
-            if not data:
+            if self._closed and not numbers:
                 return
             for number in numbers:
                 self._room.acquire()
                 answer = Answer(self.lent, data, socket.socket(fileno=number))
-                self._start(lambda answer=answer: self._answered(answer))  # type: ignore[misc]
+                self._answers.add(answer)
+                threading.Thread(target=self._answer, args=(answer,), daemon=True).start()
 
-    def _answered(self, answer: "Answer") -> None:
+    def _answer(self, answer: "Answer") -> None:
         try:
             answer.run()
         finally:
+            self._answers.remove(answer)
             self._room.release()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """The answer to one question, through a socket of its own. It is closed early where bytes do not come."""
 
@@ -90,6 +91,11 @@ class Answer:
                 self.give(*asked(self.question))
             except CkptoolError as error:
                 self.say({"error": [type(error).__name__, error.message, error.hint]})
+
+    def stop(self) -> None:
+        """Nobody will take it: end it, in whatever thread."""
+        with suppress(OSError):
+            self.reply.shutdown(socket.SHUT_RDWR)
 
     def say(self, head: dict[str, Any], body: bytes = b"") -> None:
         self.reply.sendall(json.dumps(head).encode() + b"\n" + body)

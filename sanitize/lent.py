@@ -7,6 +7,7 @@ from types import TracebackType
 
 from ckptool.convert.folders import MAX_SHARDS, is_index
 from ckptool.convert.remote import Place, Stated, open_at
+from ckptool.convert.remote_web import stated_of
 from ckptool.errors import CkptoolError, OverBudget, Refused, Truncated
 from ckptool.sanitize.spool import Spool
 
@@ -55,6 +56,8 @@ class Lent:
         return Place(self.place.store, path).parent.path == self.place.parent.path
 
     def stated(self, path: str) -> Stated:
+        if self.place.store.files() is None:
+            return stated_of(self.file(path).source)
         self.check(path)
         return self.place.store.stated(path)
 
@@ -77,7 +80,7 @@ class Lent:
     def check(self, path: str) -> None:
         """Raises Refused for what no model of this source can need: the process that asks may be anybody's by now."""
         name = path.rpartition("/")[2]
-        if not self.is_beside(path) or name in ("", ".", "..") or not name.isprintable():
+        if not self.is_beside(path) or name in ("", ".", "..") or "\0" in name:
             raise Refused("what lies outside the folder of a source is not lent", "please report it")
         if len(self._opened) > MAX_SHARDS:
             raise OverBudget(f"more than {MAX_SHARDS:,} files are opened for one model", "give one model at a time")

@@ -45,7 +45,7 @@ def split(source: Address) -> tuple[Address, str]:
         return source, ""
     parts = source.url.split("/")
     at = next(number for number, part in enumerate(parts) if "*" in part)
-    if at < (5 if source.scheme == "hf" else 3):  # hf: // owner / repo / …, s3: // bucket / …
+    if at < (4 if source.scheme == "hf" else 3):  # hf: // owner / repo / …, s3: // bucket / …
         raise UsageError(f"{escape(str(source), LONGEST)}: has a * in its name", "name one repository or bucket")
     return Address("/".join(parts[:at])), "/".join(parts[at:])
 

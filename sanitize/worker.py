@@ -15,6 +15,7 @@ from ckptool.sanitize.job import Job
 from ckptool.sanitize.lender import Lender
 from ckptool.sanitize.limits import environment
 from ckptool.sanitize.lock import clear
+from ckptool.sanitize.unread import unread
 from ckptool.text import escape
 
 TRIES = 3
@@ -24,6 +25,14 @@ COMMAND = (sys.executable, "-m", "ckptool.sanitize.server")
 
 class Died(Exception):  # a message from a server's pipe to its worker, no error for people
     """The server is gone, whatever its child did."""
+
+
+class NotLent(Exception):  # the same within this worker
+    """The source is not to be had from its machine: `error` says why."""
+
+    def __init__(self, error: CkptoolError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +54,8 @@ class Worker:
         for _ in range(TRIES):
             try:
                 return self.report(job, *self.asked(job))
+            except NotLent as error:
+                return unread(job, error.error)
             except Died:
                 self.close()
                 if self.stopped():
@@ -56,7 +67,11 @@ class Worker:
         if isinstance(job.path, Path):
             return self.told(job.data)
         with Lender(job.path, job.out) as lender:
-            ended, result = self.told(job.lent(lender.lent.size), lender.channel)
+            try:
+                size = lender.lent.size
+            except CkptoolError as error:
+                raise NotLent(error) from error
+            ended, result = self.told(job.lent(size), lender.channel)
             return ended | {"asked": lender.lent.asked}, result
 
     def told(self, data: dict[str, Any], *channel: socket.socket) -> tuple[dict[str, Any], bytes]:
