@@ -3,10 +3,13 @@
 import json
 import os
 import sys
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ckptool.sanitize.job import Job
+from ckptool.sanitize.landlock import confine, drop_rights
 from ckptool.sanitize.limits import die_with_parent, restrict
 from ckptool.sanitize.lock import NONE
 from ckptool.sanitize.work import sanitize
@@ -21,6 +24,7 @@ def run(job: Job, seconds: int, pipe: int, *kept: int) -> NoReturn:
         die_with_parent()
         detach(pipe, *kept)
         restrict(job, seconds)
+        shut_in(job)
         send(pipe, outcome(job))
         os._exit(0)
     finally:
@@ -36,6 +40,18 @@ def detach(*needed: int) -> None:
     kept = sorted({2, *needed} - {NONE})
     for last, following in pairwise([*kept, max(empty, *kept) + 64]):
         os.closerange(last + 1, following)
+
+
+def shut_in(job: Job) -> None:
+    """Where the kernel can: no files but the source's folder to read, and the output folder to write.
+
+    Temporary files lie there as well; but torch leaves folders of its own where it finds a place for some.
+    """
+    if job.policy.verify != "denoise":
+        tempfile.tempdir = str(job.out)
+    here = (job.path.parent, job.path.resolve().parent) if isinstance(job.path, Path) else ()
+    drop_rights()
+    confine(here, (job.out, Path(tempfile.gettempdir())))
 
 
 def outcome(job: Job) -> dict[str, Any]:
