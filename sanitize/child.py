@@ -58,8 +58,8 @@ def outcome(job: Job) -> dict[str, Any]:
     """The report, or what stopped the work: never nothing, and never a traceback."""
     try:
         return {"report": sanitize(job)}
-    except MemoryError:
-        return {"crashed": "needs more memory than it may have", "limit": "memory"}
+    except MemoryError as error:
+        return {"crashed": f"needs more memory than it may have{traced(error)}", "limit": "memory"}
     except RecursionError:
         return {"crashed": "is nested too deeply", "limit": "depth"}
     except Exception as error:  # a bug of ours must not look like a verdict on a file

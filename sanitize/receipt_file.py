@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,20 @@ from ckptool.convert.destination import ENDING
 from ckptool.errors import Malformed, UsageError
 from ckptool.report import Report
 from ckptool.sanitize.names import RECEIPT
+from ckptool.sanitize.shape import is_changed, is_count, is_hash, is_judged
 from ckptool.text import escape
 
 MOST = 1 << 26
-HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def read_small(path: Path, most: int) -> bytes:
     """All of a regular file. Raises OSError for one that is larger, for a link, and for a pipe: none is waited for."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        data = file.read(most + 1)
+        data = file.read(min(status.st_size, most) + 1)  # which is set aside at once
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
     return data
@@ -73,8 +73,9 @@ def is_receipt(found: Any) -> bool:
         and (sidecar is None or is_file(sidecar))
         and isinstance(found.get("policy"), dict)
         and isinstance(found.get("tool"), dict)
-        and isinstance(found.get("findings"), list)
-        and all(isinstance(found.get(key), str) for key in ("source", "action", "verdict"))
+        and all(isinstance(found.get(key), str) for key in ("source", "action"))
+        and is_judged(found)
+        and is_changed(found.get("changed"))
     )
 
 
@@ -90,9 +91,8 @@ def is_file(found: Any) -> bool:
         isinstance(found, dict)
         and isinstance(found.get("name"), str)
         and "/" not in found["name"]
-        and isinstance(found.get("sha256"), str)
-        and HASH.fullmatch(found["sha256"]) is not None
-        and type(found.get("bytes")) is int
+        and is_hash(found.get("sha256"))
+        and is_count(found.get("bytes"))
     )
 
 

@@ -91,6 +91,13 @@ def test_what_is_not_as_the_receipt_says_is_done_again(what: str, up: Path, out:
     assert again(up, out) == {"a.pt": "skipped", "evil.pt": "skipped"}
 
 
+def test_a_receipt_is_read_in_no_more_memory_than_it_has(up: Path, out: Path) -> None:
+    for path in up.iterdir():
+        os.utime(path, (1, 1))
+    done = sanitize(up, out, "--dangerous", "quarantine", "--max-memory", "40MiB")
+    assert set(done.actions.values()) == {"skipped"}
+
+
 def test_the_same_run_gives_the_same_receipt(up: Path, out: Path) -> None:
     before = (out / "a.safetensors.receipt.json").read_bytes()
     sanitize(up, out, "--dangerous", "quarantine", "--force")
