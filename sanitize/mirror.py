@@ -4,12 +4,13 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ckptool.address import Source
 from ckptool.errors import CkptoolError, Unreachable, UsageError
 from ckptool.hashes import sha256_of_file
 from ckptool.report import Report
@@ -31,16 +32,51 @@ SIGNED = SUMS + SIGNATURE
 NO_NAME = "has a name that no file can have"
 
 
-def claim_in(shelf: Shelf) -> None:
-    """Raises UsageError where there is something that no run of sanitize put there."""
-    empty = all(item["Key"] == shelf.prefix for item in shelf.page(MaxKeys=2).get("Contents", ()))
-    if empty:
-        shelf.write(SUMS, b"")
-    elif shelf.size(SUMS) is None:  # asked last: another run may have begun just now
-        raise UsageError(
-            f"{shelf.label()}: holds objects that sanitize did not put there",
-            "give an empty prefix, or one that an earlier run wrote",
-        )
+@dataclass(frozen=True, slots=True)
+class InBucket:
+    """Outputs below one address of a bucket."""
+
+    shelf: Shelf
+    folder: Path = Path(os.devnull, "out")
+    """Nothing can be in it: files of this machine never lie among these outputs."""
+
+    def check_apart(self, source: Source) -> None:
+        self.shelf.check_apart(source)
+
+    def claim(self) -> None:
+        empty = all(item["Key"] == self.shelf.prefix for item in self.shelf.page(MaxKeys=2).get("Contents", ()))
+        if empty:
+            self.shelf.write(SUMS, b"")
+        elif self.shelf.size(SUMS) is None:  # asked last: another run may have begun just now
+            raise UsageError(
+                f"{self.shelf.label()}: holds objects that sanitize did not put there",
+                "give an empty prefix, or one that an earlier run wrote",
+            )
+
+    def due(self, signer: Signer, jobs: Sequence[Job]) -> list[Job]:
+        """Those whose receipts are not signed by this key are done again, as `Signer.due` says of a folder."""
+        papers = {name: stored for name, stored in self.shelf.files().items() if is_paper(name)}
+        with mirrored(self.shelf, papers) as mirror:
+            return [replace(job, force=signer.due(replace(job, out=mirror.folder)).force) for job in jobs]
+
+    def signed(self, signer: Signer, job: Job, report: Report) -> Report:
+        """Refused where the signature cannot be put there."""
+        output = job.quarantined if report["action"] == "quarantined" else job.released
+        paper = receipt_of(output)
+        try:
+            data = self.shelf.read(name_of(paper, job), MOST)
+            if data is None:
+                raise Unreachable(f"{self.shelf.label(name_of(paper, job))}: is not there any more", "run it again")
+            self.shelf.write(name_of(signature_of(paper), job), signer.sign(paper.name, data))
+        except CkptoolError as error:
+            return unstored(job, report, error)
+        return report | {"signature": job.told(signature_of(paper))}
+
+    def write_sums(self, signer: Signer | None) -> int:
+        return write_sums_in(self.shelf, signer)
+
+    def view(self) -> AbstractContextManager[View]:
+        return outputs_in(self.shelf)
 
 
 def write_sums_in(shelf: Shelf, signer: Signer | None = None) -> int:
@@ -144,24 +180,3 @@ def outputs_in(shelf: Shelf) -> Iterator[View]:
             yield mirror
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def sign_in(shelf: Shelf, signer: Signer, job: Job, report: Report) -> Report:
-    """The report of what was just put there, with the signature of its receipt; refused where that cannot be put."""
-    output = job.quarantined if report["action"] == "quarantined" else job.released
-    paper = receipt_of(output)
-    try:
-        data = shelf.read(name_of(paper, job), MOST)
-        if data is None:
-            raise Unreachable(f"{shelf.label(name_of(paper, job))}: is not there any more", "run it again")
-        shelf.write(name_of(signature_of(paper), job), signer.sign(paper.name, data))
-    except CkptoolError as error:
-        return unstored(job, report, error)
-    return report | {"signature": job.told(signature_of(paper))}
-
-
-def due_in(shelf: Shelf, signer: Signer, jobs: list[Job]) -> list[Job]:
-    """Those whose receipts are not signed by this key are done again, as `Signer.due` says of a folder."""
-    papers = {name: stored for name, stored in shelf.files().items() if is_paper(name)}
-    with mirrored(shelf, papers) as mirror:
-        return [replace(job, force=signer.due(replace(job, out=mirror.folder)).force) for job in jobs]

@@ -11,9 +11,9 @@ from ckptool.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 from ckptool.options import FolderType
 from ckptool.report import SCHEMA_VERSION
 from ckptool.sanitize.check import check_folder, files_below, signatures
+from ckptool.sanitize.outputs import outputs_at
 from ckptool.sanitize.signature import Verifier
 from ckptool.sanitize.sums import receipts_in
-from ckptool.sanitize.view import opened
 from ckptool.text import escape, plural
 
 
@@ -43,7 +43,7 @@ def verify(folder: Path | Address, key: Path | None, as_json: bool, quiet: bool)
     Exit codes: 0 all as it was written, 1 something is not, 2 there is no receipt.
     """
     verifier = Verifier.read(key) if key is not None else None
-    with opened(folder) as view:
+    with outputs_at(folder).view() as view:
         if next(receipts_in(view.folder), None) is None:
             raise UsageError(f"{escape(str(folder), 1000)}: there is no receipt", "give the --out of a run of sanitize")
         checked = [(view.told(item.path), item.problem) for item in check_folder(view.folder, verifier, view.hashed)]

@@ -51,17 +51,16 @@ class Shelf:
     def label(self, name: str = "") -> str:
         return escape(f"s3://{self.bucket}/{self.prefix}{name}".rstrip("/"), 1000)
 
-    def check_apart(self, sources: Iterable[Source]) -> None:
+    def check_apart(self, source: Source) -> None:
         """Raises UsageError when outputs would lie among the sources."""
-        own = f"{self.bucket}/{self.prefix}"
-        for source in sources:
-            if isinstance(source, Address) and source.scheme == "s3":
-                other = source.url.removeprefix("s3://").rstrip("/") + "/"
-                if own.startswith(other) or other.startswith(own):
-                    raise UsageError(
-                        f"{self.label()}: outputs would lie among the sources, {escape(str(source), 1000)}",
-                        "give another prefix: sources are never touched",
-                    )
+        if not isinstance(source, Address) or source.scheme != "s3":
+            return
+        own, other = f"{self.bucket}/{self.prefix}", source.url.removeprefix("s3://").rstrip("/") + "/"
+        if own.startswith(other) or other.startswith(own):
+            raise UsageError(
+                f"{self.label()}: outputs would lie among the sources, {escape(str(source), 1000)}",
+                "give another prefix: sources are never touched",
+            )
 
     def key(self, name: str) -> str:
         """Raises Refused for a name that no object can have."""

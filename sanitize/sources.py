@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ckptool.address import Address, Source
 from ckptool.convert.folders import is_index
@@ -13,12 +13,13 @@ from ckptool.convert.remote import Where
 from ckptool.convert.scan import MODEL_ENDINGS
 from ckptool.errors import UsageError
 from ckptool.sanitize.item import INDEX_ENDINGS, Item, shards_of
+from ckptool.sanitize.outputs import Outputs
 from ckptool.sanitize.places import items_at
 from ckptool.text import escape
 
 
-def items_of(sources: Sequence[Source], out: Path) -> list[Item]:
-    """Every item of the sources, in the order of their names; what lies below `out` is none.
+def items_of(sources: Sequence[Source], outputs: Outputs) -> list[Item]:
+    """Every item of the sources, in the order of their names; what lies among the outputs is none.
 
     Raises UsageError for a source that is not there, and for one that the output folder would mix with, Unreachable
     for one whose machine does not answer.
@@ -27,12 +28,13 @@ def items_of(sources: Sequence[Source], out: Path) -> list[Item]:
     found: list[Item] = []
     for source in sources:
         if isinstance(source, Address):
+            outputs.check_apart(source)
             found += items_at(source)
             continue
         for path in expand(source):
-            check_apart(path, out)
+            outputs.check_apart(path)
             if path.is_dir():
-                found += walk(path, out)
+                found += walk(path, outputs.folder)
             else:
                 files.append(path)
     found += listed(files)
@@ -52,16 +54,6 @@ def expand(source: Path) -> list[Path]:
     if not matches:
         raise UsageError(f"{escape(str(source), 1000)}: there is no such file", "check the path")
     return [Path(match) for match in matches]
-
-
-def check_apart(path: Path, out: Path) -> None:
-    """Raises UsageError when outputs would lie among the sources."""
-    folder = path.resolve() if path.is_dir() else path.resolve().parent
-    if folder == out.resolve() or (not path.is_dir() and folder.is_relative_to(out.resolve())):
-        raise UsageError(
-            f"{escape(str(out), 1000)}: the output folder holds the source {escape(str(path), 1000)}",
-            "give another folder: sources are never touched",
-        )
 
 
 def listed(files: list[Path]) -> list[Item]:
@@ -126,7 +118,3 @@ def share(items: list[Item], shard: tuple[int, int] | None) -> list[Item]:
 
 def number(relative: str) -> int:
     return int.from_bytes(sha256(os.fsencode(relative)).digest()[:8], "big")
-
-
-def is_parent(path: str, other: str) -> bool:
-    return PurePosixPath(path) in PurePosixPath(other).parents

@@ -1,11 +1,9 @@
 """What a run has put somewhere, as a folder of this machine: the folder itself, or one that stands for a bucket."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ckptool.address import Address
 from ckptool.hashes import sha256_of
 
 
@@ -18,16 +16,3 @@ class View:
     hashed: Callable[[Path], str] = sha256_of
     strange: list[tuple[str, str]] = field(default_factory=list)
     """What is there and has no file in the folder, and why."""
-
-
-@contextmanager
-def opened(given: Path | Address) -> Iterator[View]:
-    """Raises as `Shelf` does."""
-    if isinstance(given, Path):
-        yield View(given)
-        return
-    from ckptool.sanitize.mirror import outputs_in
-    from ckptool.sanitize.shelf import shelf_at
-
-    with outputs_in(shelf_at(given.url)) as view:
-        yield view

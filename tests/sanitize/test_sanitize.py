@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptool.errors import EXIT_REFUSED
+from ckptool.sanitize.local import Local
+from ckptool.sanitize.policy import Policy
+from ckptool.sanitize.run import Run
 from fixtures.models import hypernetwork
 from tests.convert.converting import ckptool, header_of
 from tests.sanitize.sanitizing import (
@@ -272,3 +276,14 @@ def test_a_folder_without_models_is_not_clean(tmp_path: Path) -> None:
     up = write(tmp_path / "up", {"README.md": b"# words"})
     assert sanitize(up, tmp_path / "out").ran.code == 2
     assert sanitize(tmp_path / "nothing", tmp_path / "out").ran.code == 2
+
+
+def test_sums_that_cannot_be_written_keep_nobody_from_hearing_of_the_files(tmp_path: Path) -> None:
+    up, out = write(tmp_path / "up", {"a.pt": embedding()}), tmp_path / "out"
+    run = Run([up], out, Policy(), Local(1))
+    run.prepare()
+    (out / "SHA256SUMS").unlink()
+    (out / "SHA256SUMS").mkdir()
+    assert [report["action"] for report in run.reports()] == ["released"]
+    assert run.problem is not None
+    assert run.problem.exit_code == EXIT_REFUSED
