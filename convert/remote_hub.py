@@ -12,8 +12,8 @@ from ckptool.convert.remote import Place, Stated
 from ckptool.convert.remote_bytes import Remote
 from ckptool.convert.remote_client import Http
 from ckptool.convert.remote_http import HttpOrigin, origin_of
-from ckptool.convert.remote_patience import Patience
-from ckptool.convert.remote_web import endpoint, opened, patiently
+from ckptool.convert.remote_patience import Patience, patiently
+from ckptool.convert.remote_web import endpoint, opened
 from ckptool.errors import CkptoolError, Unreachable, UsageError
 from ckptool.source import File
 from ckptool.text import escape

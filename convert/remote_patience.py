@@ -2,9 +2,13 @@
 
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ckptool.errors import Unreachable
+
+T = TypeVar("T")
 
 
 class Passing(Exception):
@@ -67,3 +71,14 @@ def pause_of(patience: Patience, error: Passing, in_a_row: int) -> float | None:
 def later(error: Passing) -> str:
     wait = "" if error.wait is None else f" in {error.wait:,.0f} s"
     return f"it was tried several times: run it again{wait or ' later'}"
+
+
+def patiently(ask: Callable[[], T], label: str, patience: Patience) -> T:
+    """The answer, asked for again where that may help. Raises Unreachable when it was asked for often enough."""
+    waits, failed = Waits(label, patience), 0
+    while True:
+        try:
+            return ask()
+        except Passing as error:
+            failed += 1
+            waits.wait(error, failed)

@@ -7,8 +7,7 @@ from typing import Any, NoReturn
 from ckptool.address import Address
 from ckptool.convert.remote import FILES, Place, Stated
 from ckptool.convert.remote_bytes import Part, Remote
-from ckptool.convert.remote_patience import Passing, Patience
-from ckptool.convert.remote_web import patiently
+from ckptool.convert.remote_patience import Passing, Patience, patiently
 from ckptool.errors import Unreachable, UsageError
 from ckptool.text import escape
 

@@ -3,9 +3,8 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ckptool.address import Address
@@ -13,7 +12,7 @@ from ckptool.convert.remote import Place, Stated
 from ckptool.convert.remote_bytes import Remote
 from ckptool.convert.remote_client import Http, HttpPart
 from ckptool.convert.remote_http import HttpOrigin, int_of
-from ckptool.convert.remote_patience import Passing, Patience, Waits
+from ckptool.convert.remote_patience import Patience, patiently
 from ckptool.errors import Unreachable
 from ckptool.source import File
 from ckptool.text import escape, size
@@ -24,7 +23,6 @@ MOST_WHOLE = 1 << 26
 """A file up to this size is taken whole from a host that gives no ranges."""
 HUB = "https://huggingface.co"
 PAGE = re.compile(r"/([\w.-]+/[\w.-]+)/(?:resolve|blob|raw)/([^/]+)/(.+)")
-T = TypeVar("T")
 
 
 def endpoint() -> str:
@@ -89,17 +87,6 @@ def stated_of(file: Remote | File) -> Stated:
 def opened(origin: HttpOrigin, patience: Patience) -> Remote | File:
     """The file at an address. Raises UsageError when there is none, Unreachable when it is not to be had."""
     return patiently(lambda: opened_once(origin, patience), origin.label, patience)
-
-
-def patiently(ask: Callable[[], T], label: str, patience: Patience) -> T:
-    """The answer, asked for again where that may help."""
-    waits, failed = Waits(label, patience), 0
-    while True:
-        try:
-            return ask()
-        except Passing as error:
-            failed += 1
-            waits.wait(error, failed)
 
 
 def opened_once(origin: HttpOrigin, patience: Patience) -> Remote | File:

@@ -10,9 +10,8 @@ from typing import Any
 
 from ckptool.address import Address, Source
 from ckptool.convert.remote_bytes import Remote
-from ckptool.convert.remote_patience import Passing, Patience
+from ckptool.convert.remote_patience import Passing, Patience, patiently
 from ckptool.convert.remote_s3 import CREDENTIALS, Bucket, bucket_place
-from ckptool.convert.remote_web import patiently
 from ckptool.errors import CkptoolError, OverBudget, Refused, UsageError
 from ckptool.text import escape
 
