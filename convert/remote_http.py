@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from ckptool.address import is_loopback
+from ckptool.address import is_loopback, is_private
 from ckptool.convert.remote_bytes import Part
 from ckptool.convert.remote_client import Http, HttpPart
 from ckptool.convert.remote_patience import Passing
@@ -147,7 +147,7 @@ class HttpOrigin:
             good = bool(location and after.hostname) and "@" not in after.netloc
             local = before.scheme == "http" and is_loopback(before.hostname or "")
             back = is_loopback(after.hostname or "")
-            good = good and (after.scheme == "https" or (after.scheme == "http" and back)) and (local or not back)
+            good = good and is_private(after) and (local or not back)
         except ValueError:
             good, target = False, ""
         if not good or not target.isascii():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from ckptool.address import HUB, Address, is_loopback
+from ckptool.address import HUB, Address, is_private
 from ckptool.convert.remote import Place, Stated
 from ckptool.convert.remote_bytes import Remote
 from ckptool.convert.remote_client import Http
@@ -151,8 +151,7 @@ class Hub:
 
         if constants.is_offline_mode():
             raise UsageError(f"{self.label('')}: HF_HUB_OFFLINE forbids asking the Hub", "unset it, or give a path")
-        parts = urlsplit(endpoint())
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        if not is_private(urlsplit(endpoint())):
             raise UsageError("HF_ENDPOINT is no address that begins with https://", "unset it, or correct it")
         return endpoint()
 

@@ -101,9 +101,14 @@ def checked_web(address: Address, shown: str) -> Address:
         raise UsageError(f"{shown}: is no address", "write it as https://host/path")
     if "@" in parts.netloc:
         raise UsageError(f"{shown}: holds a login, which would stand in logs and histories", "leave it out")
-    if parts.scheme == "http" and not is_loopback(host):
+    if not is_private(parts):
         raise UsageError(f"{shown}: what comes over http can be changed on the way", "use https")
     return Address(address.url.partition("#")[0])
+
+
+def is_private(parts: SplitResult) -> bool:
+    """Whether nobody on the way can read along, or change anything: https, or http within this machine."""
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 
 def is_loopback(host: str) -> bool:

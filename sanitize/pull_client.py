@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from ckptool.address import is_loopback
+from ckptool.address import is_private
 from ckptool.convert.remote_http import PASSING, SECONDS, origin_of
 from ckptool.convert.remote_hub import LOGIN, Hub
 from ckptool.convert.remote_patience import Passing
@@ -89,8 +89,7 @@ def guarded(endpoint: str) -> Iterator[None]:
 def check_request(request: Any, endpoint: str) -> None:
     """Before it is sent. Raises Unreachable where the bytes would go over an open wire."""
     url = str(request.url)
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+    if not is_private(urlsplit(url)):
         raise Unreachable("the Hub wants the files sent over an open connection", "check HF_ENDPOINT")
     if origin_of(url) != origin_of(endpoint):
         request.headers.pop("authorization", None)
