@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
-from ckptool.address import Address
+from ckptool.address import ENDINGS, Address
 from ckptool.convert.remote import Place, Stated
 from ckptool.convert.remote_bytes import Remote
 from ckptool.convert.remote_client import Http, HttpPart
@@ -23,6 +23,7 @@ MOST_WHOLE = 1 << 26
 """A file up to this size is taken whole from a host that gives no ranges."""
 HUB = "https://huggingface.co"
 PAGE = re.compile(r"/([\w.-]+/[\w.-]+)/(?:resolve|blob|raw)/([^/]+)/(.+)")
+LIST = re.compile(r"/([\w.-]+/[\w.-]+)(?:/tree/([^/]+)(?:/(.*?))?)?/*")
 
 
 def endpoint() -> str:
@@ -31,12 +32,13 @@ def endpoint() -> str:
 
 
 def hub_address(address: Address) -> Address | None:
-    """The same file as a file of the Hub, where an address is that of its page or its download."""
+    """The same on the Hub, where an address is that of a file's page or download, or of the list of a repository."""
     parts, hub = address.parts, urlsplit(endpoint())
-    page = PAGE.fullmatch(parts.path)
+    page = PAGE.fullmatch(parts.path) or (None if parts.path.endswith(ENDINGS) else LIST.fullmatch(parts.path))
     if page is None or (parts.scheme, parts.netloc.lower()) != (hub.scheme, hub.netloc.lower()):
         return None
-    return Address(f"hf://{page[1]}@{page[2]}/{unquote(page[3])}")
+    revision, path = page[2] and f"@{page[2]}", page[3] and f"/{unquote(page[3])}"
+    return Address(f"hf://{page[1]}{revision or ''}{path or ''}")
 
 
 def web_place(address: Address) -> Place:

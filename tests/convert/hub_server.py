@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret_of_the_test"
@@ -154,7 +154,7 @@ class HubHandler(BaseHTTPRequestHandler):
         elif state.cdn:
             size = len(state.files[name])
             linked = {"X-Linked-Size": str(size), "X-Linked-ETag": f'"{size:064x}"', "X-Repo-Commit": commit}
-            self.plain(302, b"gone on", {"Location": f"{state.other}/cdn/{name}?signature=abc", **linked})
+            self.plain(302, b"gone on", {"Location": f"{state.other}/cdn/{quote(name)}?signature=abc", **linked})
         else:
             self.file(name)
 

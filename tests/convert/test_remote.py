@@ -173,6 +173,22 @@ def test_a_page_of_the_hub_is_its_file(hub: Server) -> None:
     assert ran.code == 0, ran.err
 
 
+@pytest.mark.parametrize("page", ["", "/", "/tree/main", "/tree/main/", "/tree/main/sub", "/tree/refs%2Fpr%2F1/sub"])
+def test_a_page_of_the_hub_with_a_list_of_files_is_that_repository_or_folder(hub: Server, page: str) -> None:
+    hub.files["sub/model.ckpt"] = checkpoint()
+    ran = ckptool("scan", f"{hub.endpoint}/owner/model{page}", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)[0]["path"].endswith("/sub/model.ckpt")
+
+
+def test_a_name_may_hold_what_has_a_meaning_in_addresses(hub: Server) -> None:
+    name = "a b#1?x=50%25 ü [c].ckpt"
+    hub.files[name] = checkpoint()
+    ran = ckptool("scan", f"hf://owner/model/{name}")
+    assert ran.code == 0, ran.err
+    assert ckptool("scan", "hf://owner/model").code == 0
+
+
 def test_a_web_address_is_read_and_its_query_is_told_to_nobody(hub: Server) -> None:
     hub.files["model.ckpt"] = checkpoint()
     address = f"{hub.endpoint}/web/model.ckpt"
