@@ -17,14 +17,19 @@ from ckptool.text import escape
 MOST = 1 << 26
 
 
+def regular(path: Path) -> int:
+    """An open regular file. Raises OSError for a link, and for a pipe: none is waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "it is no regular file")
+
+
 def read_small(path: Path, most: int) -> bytes:
     """All of a regular file. Raises OSError for one that is larger, for a link, and for a pipe: none is waited for."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        data = file.read(min(status.st_size, most) + 1)  # which is set aside at once
+    with open(regular(path), "rb") as file:
+        data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)  # which is set aside at once
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
     return data

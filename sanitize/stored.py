@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,11 @@ from functools import cache
 from pathlib import Path
 
 from ckptool.errors import CkptoolError, Malformed, Refused
-from ckptool.report import Report, refusal_data
+from ckptool.report import Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import receipt_of, signature_of
-from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in
+from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in, regular
+from ckptool.sanitize.refusal import refused_report
 from ckptool.sanitize.shelf import Shelf, ended, shelf_at
 from ckptool.text import escape
 
@@ -136,10 +136,8 @@ def opened(path: Path) -> Iterator[int]:
     """A regular file that no link leads to. Raises OSError."""
     if path.parent.resolve() != path.parent:
         raise OSError("its folder is a link")
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    fd = regular(path)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError("it is no regular file")
         yield fd
     finally:
         os.close(fd)
@@ -152,5 +150,4 @@ def name_of(path: Path, job: Job) -> str:
 def unstored(job: Job, report: Report, error: CkptoolError) -> Report:
     """What was found in the file stays in the report of one whose output is not there."""
     found = {key: report[key] for key in ("findings", "verdict", "format", "usage") if key in report}
-    own: Report = {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
-    return refusal_data(job.shown, f"{escape(job.shown, 1000)}: {error.message}", error.hint) | own | found
+    return refused_report(job, error) | found
