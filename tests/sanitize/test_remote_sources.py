@@ -19,6 +19,7 @@ from ckptool.source import File
 from fixtures.models import lightning, state_dict
 from tests.convert.converting import ckptool
 from tests.convert.hub_server import TOKEN, Server, serving
+from tests.sanitize.dask_cluster import dask
 from tests.sanitize.sanitizing import embedding, evil, files_in, lora, packed, sanitize, trained, write
 
 REPO = "hf://owner/model"
@@ -300,3 +301,24 @@ def test_what_was_read_once_is_read_from_the_file_that_keeps_it(tmp_path: Path) 
         mixed = b"".join(map(bytes, spool.pieces(0, len(data))))
         assert mixed == bytes(1000) + data[1000:501_000] + bytes(len(data) - 501_000)
     assert [name.name for name in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_machines_of_a_cluster_read_for_themselves(hub: Server, tmp_path: Path) -> None:
+    files = {"evil.pt": evil(), "a/lora.pt": lora(), "full.ckpt": trained()}
+    hub.files |= files | {"web.pt": lora()}
+    sources = [
+        f"{REPO}@main/*/lora.pt",
+        f"{REPO}/evil.pt",
+        f"{REPO}/full.ckpt",
+        f"{hub.endpoint}/web/web.pt?key=secret",
+    ]
+    with dask(tmp_path / "dask", workers=2) as cluster:
+        code, reports, err = run(*sources, "--out", "far", "--cluster", cluster.address)
+        logs = "".join(path.read_text() for path in cluster.folder.glob("*.log"))
+    assert code == 1, err
+    assert {report["action"] for report in reports.values()} == {"released"}
+    assert len(reports) == len(sources)
+    run(*sources, "--out", "near")
+    for name in files_in(Path("near")):
+        assert Path("far", name).read_bytes() == Path("near", name).read_bytes()
+    assert "secret" not in json.dumps(reports) + err + logs.replace("hf_secret", "")
