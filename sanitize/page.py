@@ -53,7 +53,7 @@ def line(number: int, report: Report) -> str:
     cells = (
         (WORDS.index(word), badge(word)),
         (None, f'<a href="#file-{number}">{escape(str(report["path"]))}</a>'),
-        (None, "" if report.get("error") else escape(what_it_is(report))),
+        (None, "–" if report.get("error") else escape(what_it_is(report))),
         (grave * 1000 + severities["note"], escape(found_words(severities))),
         (before or 0, size(before) if before else "–"),
         (after or 0, size(after) if after else "–"),

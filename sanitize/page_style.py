@@ -6,7 +6,8 @@ SHEET = """
 .tile { border-radius: .5rem; color: #fff; flex: 1 1 6rem; padding: .5rem .8rem; }
 .tile b { display: block; font-size: 1.5rem; line-height: 1.2; }
 .all th { padding: 0; } .all td { font-variant-numeric: tabular-nums; }
-.all td:nth-child(2) { min-width: 11rem; } .all td:nth-child(n+5) { white-space: nowrap; }
+.all td:nth-child(2) { min-width: 11rem; } .all td:nth-child(n+5), .all .badge { white-space: nowrap; }
+.all td:nth-child(3) { overflow-wrap: normal; }
 .all button { all: unset; box-sizing: border-box; cursor: pointer; font-weight: 600; }
 .all button { padding: .3rem .6rem; width: 100%; }
 .all button:focus-visible { outline: 2px solid; }
