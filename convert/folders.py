@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from ckptool.address import Source
+from ckptool.address import NO_NAMES, Source
 from ckptool.convert.remote import Where, enter_at, open_at
 from ckptool.errors import Malformed, Refused, UsageError
 from ckptool.source import Bytes, Record
@@ -89,7 +89,7 @@ def read_weight_map(source: Bytes) -> dict[str, str]:
 
 def shard_path(index: Where, file: str) -> Where:
     """A shard beside its index. Raises Malformed for a name that leads elsewhere."""
-    if "/" in file or "\\" in file or "\0" in file or file in ("", ".", ".."):
+    if "/" in file or "\\" in file or "\0" in file or file in NO_NAMES:
         raise Malformed(
             f"{escape(str(index))}: names a shard outside its folder: {escape(file, 80)}", "do not trust the index"
         )

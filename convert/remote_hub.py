@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from ckptool.address import HUB, Address, is_private
+from ckptool.address import HUB, NO_NAMES, Address, is_private
 from ckptool.convert.remote import Place, Stated
 from ckptool.convert.remote_bytes import Remote
 from ckptool.convert.remote_client import Http
@@ -34,7 +34,7 @@ def hub_place(address: Address, commit: str = "") -> Place:
     repo, revision, path = found[1], unquote(found[2] or ""), found[3] or ""
     if repo.startswith(("datasets/", "spaces/", "models/")):
         raise UsageError(f"{address}: only repositories of models are read", "write it as hf://owner/repo/path")
-    if any(part in ("", ".", "..") for part in path.split("/")) and path:
+    if path and NO_NAMES & set(path.split("/")):
         raise UsageError(f"{escape(str(address), 1000)}: is no path in a repository", "check it")
     hub = Hub(repo, revision, commit)
     if not commit:
@@ -173,7 +173,7 @@ def files_of(answer: Any) -> dict[str, Stated]:
         and entry.get("type") == "file"
         and isinstance(entry.get("path"), str)
         and type(entry.get("size")) is int
-        and not any(part in ("", ".", "..") for part in entry["path"].split("/"))
+        and not NO_NAMES & set(entry["path"].split("/"))
     }
 
 

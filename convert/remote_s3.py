@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ckptool.address import Address
+from ckptool.address import NO_NAMES, Address
 from ckptool.convert.remote import FILES, Place, Stated
 from ckptool.convert.remote_bytes import Part, Remote
 from ckptool.convert.remote_patience import Passing, Patience, patiently
@@ -26,7 +26,7 @@ def bucket_place(address: Address) -> Place:
         raise UsageError(f"{label}: reading from S3 needs s3fs", "pip install 'ckptool[s3]'") from error
     bucket, _, path = address.url.removeprefix("s3://").partition("/")
     path = path.rstrip("/")
-    if not bucket or "?" in address.url or any(part in ("", ".", "..") for part in path.split("/") if path):
+    if not bucket or "?" in address.url or (path and NO_NAMES & set(path.split("/"))):
         raise UsageError(f"{label}: is no address of an object", "write it as s3://bucket/key")
     return Place(Bucket(bucket, path, s3fs.S3FileSystem(use_listings_cache=False)), path)
 

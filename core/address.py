@@ -13,6 +13,8 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 SCHEMES = ("hf", "https", "http", "s3")
 MAX_LENGTH = 8192
 LOGIN = re.compile(r"(?<=://)[^/?#]*@")
+NO_NAMES = frozenset({"", ".", ".."})
+"""Parts of a path that are the name of no file."""
 # What no file's name has on any system; the name becomes that of the output.
 FORBIDDEN = frozenset('/\\:*?"<>|')
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".index.json")

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from ckptool.address import NO_NAMES
 from ckptool.convert.folders import MAX_SHARDS, is_index
 from ckptool.convert.remote import Place, Stated, open_at
 from ckptool.convert.remote_web import stated_of
@@ -80,7 +81,7 @@ class Lent:
     def check(self, path: str) -> None:
         """Raises Refused for what no model of this source can need: the process that asks may be anybody's by now."""
         name = path.rpartition("/")[2]
-        if not self.is_beside(path) or name in ("", ".", "..") or "\0" in name:
+        if not self.is_beside(path) or name in NO_NAMES or "\0" in name:
             raise Refused("what lies outside the folder of a source is not lent", "please report it")
         if len(self._opened) > MAX_SHARDS:
             raise OverBudget(f"more than {MAX_SHARDS:,} files are opened for one model", "give one model at a time")

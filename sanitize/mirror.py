@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ckptool.address import Source
+from ckptool.address import NO_NAMES, Source
 from ckptool.errors import CkptoolError, Unreachable, UsageError
 from ckptool.hashes import sha256_of_file
 from ckptool.report import Report
@@ -142,7 +142,7 @@ def mirrored(shelf: Shelf, objects: dict[str, Stored]) -> Iterator[View]:
 def placed(folder: Path, name: str) -> Path | None:
     """An empty file for an object, whose name anybody may have chosen; None where there can be none."""
     parts = name.split("/")
-    if any(part in ("", ".", "..") or "\0" in part or len(part.encode()) > LONGEST for part in parts):
+    if any(part in NO_NAMES or "\0" in part or len(part.encode()) > LONGEST for part in parts):
         return None
     path = folder.joinpath(*parts)
     try:

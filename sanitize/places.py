@@ -5,14 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ckptool.address import Address
+from ckptool.address import NO_NAMES, Address
 from ckptool.convert.folders import is_index
 from ckptool.convert.remote import Place, is_folder, is_listed, located
 from ckptool.errors import UsageError
 from ckptool.sanitize.item import INDEX_ENDINGS, Item, shards_of
 from ckptool.text import escape
 
-NO_NAMES = frozenset({"", ".", ".."})
 LONGEST = 1000
 
 
