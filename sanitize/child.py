@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -82,11 +81,3 @@ def send(pipe: int, result: dict[str, Any]) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(pipe, view) :]
-
-
-if __name__ == "__main__":
-    # One job by hand: python -m ckptool.sanitize.child < job.json
-    from ckptool.sanitize.limits import seconds_for
-
-    given = Job.of(json.load(sys.stdin))
-    run(given, seconds_for(given), os.dup(1))
