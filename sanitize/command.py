@@ -28,6 +28,10 @@ from ckptool.text import escape
 COLOURS = {"clean": "green", "disarmed": "yellow", "quarantined": "yellow", "refused": "red", "crashed": "red"}
 
 
+LONGEST = 10_000
+"""Characters of a line."""
+
+
 def shard_value(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """I/N: this is part I of N."""
     if value is None:
@@ -224,7 +228,7 @@ def show(report: Report, verbose: bool, to_stderr: bool) -> None:
     told = click.style(word, fg=COLOURS[word], bold=True)
     click.echo(f"{escape(str(report['path']), 1000)}: {told}", err=to_stderr)
     for line in told_lines(report, verbose):
-        click.echo(f"  {line}", err=to_stderr)
+        click.echo(f"  {escape(line, LONGEST)}", err=to_stderr)  # of a process that a file may have taken over
 
 
 def tell(done: list[Report], run: Run, reports: tuple[Path, ...]) -> None:

@@ -21,12 +21,10 @@ from ckptool.sanitize.limits import source_size
 from ckptool.sanitize.policy import QUARANTINE, REFUSE
 from ckptool.sanitize.proof import prove
 from ckptool.sanitize.receipt import inputs_of, receipt_data, standing, write_receipt
+from ckptool.sanitize.shape import PASSED_OVER
 from ckptool.sanitize.steps import NotAllowed, Steps, counted, identified
 from ckptool.tensor import Finding, Plan
 from ckptool.text import escape, size
-
-PASSED_OVER = "passed over"
-"""What a folder holds beside models: told in sum, not file by file."""
 
 
 def sanitize(job: Job) -> Report:

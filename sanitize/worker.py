@@ -15,6 +15,7 @@ from ckptool.sanitize.job import Job
 from ckptool.sanitize.lender import Lender
 from ckptool.sanitize.limits import environment
 from ckptool.sanitize.lock import clear
+from ckptool.sanitize.shape import is_report, is_word
 from ckptool.sanitize.unread import unread
 from ckptool.text import escape
 
@@ -141,10 +142,14 @@ class Worker:
         used = {"cpu_seconds": round(ended["cpu"], 4), "memory": ended["rss"]}
         usage = {"usage": used | {name: ended[name] for name in ("asked",) if name in ended}}
         found = parsed(result) if ended["exit"] == 0 and ended["limit"] is None else {}
-        if isinstance(found.get("report"), dict):
-            return dict(found["report"]) | usage
+        report: Any = found.get("report")
+        if is_report(report, job) and report["action"] != "crashed":
+            return dict(report) | usage
+        if "report" in found:
+            return crashed(job, "its process gave no report that can be read", None) | usage
         if "crashed" in found:
-            return crashed(job, str(found["crashed"]), found.get("limit")) | usage
+            limit = found.get("limit")
+            return crashed(job, str(found["crashed"]), limit if is_word(limit) else None) | usage
         return crashed(job, *cause(ended)) | usage
 
 
