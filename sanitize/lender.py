@@ -5,6 +5,7 @@ it. `borrowed.py` is the other side.
 """
 
 import json
+import os
 import socket
 import threading
 import time
@@ -63,8 +64,11 @@ class Lender:
             if self._closed and not numbers:
                 return
             for number in numbers:
+                reply = stream_of(number)
+                if reply is None:
+                    continue
                 self._room.acquire()
-                answer = Answer(self.lent, data, socket.socket(fileno=number))
+                answer = Answer(self.lent, data, reply)
                 self._answers.add(answer)
                 threading.Thread(target=self._answer, args=(answer,), daemon=True).start()
 
@@ -74,6 +78,19 @@ class Lender:
         finally:
             self._answers.remove(answer)
             self._room.release()
+
+
+def stream_of(number: int) -> socket.socket | None:
+    """What takes an answer. None, and closed, where it is anything but a pair's end: nothing else is written to."""
+    try:
+        reply = socket.socket(fileno=number)
+    except OSError:
+        os.close(number)
+        return None
+    if (reply.family, reply.type) == (socket.AF_UNIX, socket.SOCK_STREAM):
+        return reply
+    reply.close()
+    return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,7 @@
 """Sources on other machines: the process of a file borrows bytes, and holds neither a network nor a login."""
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -260,6 +261,26 @@ def test_nonsense_is_answered_and_ends_nothing(question: bytes, lent: tuple[Lend
             assert b'"error"' in ours.makefile("rb").readline()
     lender.channel.send(b"a question without an answer")
     assert store.open("sub/model.pt").size == len(lora())
+
+
+def test_what_takes_no_answer_ends_nothing(lent: tuple[Lender, Borrowed]) -> None:
+    """Pipes, files, devices, and sockets that lead elsewhere; none of them stays open."""
+    lender, store = lent
+    question = b'{"what": "open", "path": "sub/model.pt", "offset": 0, "length": 1}'
+    before = len(os.listdir("/proc/self/fd"))
+    pipe, pair = os.pipe(), socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    web, device = socket.socket(), os.open("/dev/zero", os.O_RDWR)
+    for number in (*pipe, device, pair[0].fileno(), web.fileno(), lender.channel.fileno()) * 30:
+        socket.send_fds(lender.channel, [question], [number])
+    assert store.open("sub/model.pt").size == len(lora())
+    pair[1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        pair[1].recv(100)
+    for number in (*pipe, device):
+        os.close(number)
+    for one in (*pair, web):
+        one.close()
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
 
 
 def test_answers_that_nobody_takes_end_with_the_job(hub: Server, tmp_path: Path) -> None:
