@@ -22,7 +22,7 @@ def find_sidecar(source: Where, target: Path, force: bool) -> tuple[bytes | None
     if not is_listed(source) or not source.is_file():
         return None, goal, None
     path = source.with_suffix(".yaml")
-    if not path.is_file() or (isinstance(path, Path) and same(path, goal)):
+    if not is_file_there(path) or (isinstance(path, Path) and same(path, goal)):
         return None, goal, None
     if isinstance(source, Path) and isinstance(path, Path) and leads_out(source, path):
         # In a download cache both are links into one folder; a link elsewhere may stand for anybody's secret.
@@ -40,6 +40,14 @@ def find_sidecar(source: Where, target: Path, force: bool) -> tuple[bytes | None
             f"{escape(str(goal), 1000)}: exists already, and differs from the source's", "--force replaces it"
         )
     return data, goal, None
+
+
+def is_file_there(path: Where) -> bool:
+    """Whether it is a file; nothing has a name that is longer than file systems take."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def leads_out(source: Path, path: Path) -> bool:

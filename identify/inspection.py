@@ -9,7 +9,7 @@ from ckptool.convert.findings import verdict
 from ckptool.convert.folders import MAX_INDEX
 from ckptool.convert.read import read
 from ckptool.convert.remote import Where, is_folder, is_listed, located, open_at
-from ckptool.convert.sidecar import MAX_SIZE
+from ckptool.convert.sidecar import MAX_SIZE, is_file_there
 from ckptool.errors import CkptoolError
 from ckptool.identify.advice import compatible_with, missing, native_size, size_advice
 from ckptool.identify.contents import components_data, components_of, position_problems, precision_of, savings_of
@@ -146,7 +146,7 @@ def sidecar_of(path: Where) -> bytes | None:
 
 
 def small_file(path: Where, most: int) -> bytes | None:
-    if not is_listed(path) or not path.is_file():
+    if not is_listed(path) or not is_file_there(path):
         return None
     try:
         with open_at(path) as file:

@@ -154,9 +154,17 @@ def asked(question: bytes) -> tuple[str, str, int, int]:
         what, path, offset, length = found["what"], found["path"], found["offset"], found["length"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise no_question() from error
-    if not (type(what) is type(path) is str and type(offset) is type(length) is int):
+    if not (type(what) is type(path) is str and type(offset) is type(length) is int and is_utf8(path)):
         raise no_question()
     return what, path, offset, length
+
+
+def is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can spell and no address has
+        return False
+    return True
 
 
 def no_question() -> Refused:

@@ -83,7 +83,7 @@ class Lent:
         name = path.rpartition("/")[2]
         if not self.is_beside(path) or name in NO_NAMES or "\0" in name:
             raise Refused("what lies outside the folder of a source is not lent", "please report it")
-        if len(self._opened) > MAX_SHARDS:
+        if len(self._opened) + len(self._failed) > MAX_SHARDS:
             raise OverBudget(f"more than {MAX_SHARDS:,} files are opened for one model", "give one model at a time")
 
     def range_of(self, path: str, offset: int, length: int) -> Spool:

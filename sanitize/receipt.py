@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ckptool import __version__
 from ckptool.convert.remote import Place, Stated, Where, is_listed, open_at
-from ckptool.convert.sidecar import MAX_SIZE
+from ckptool.convert.sidecar import MAX_SIZE, is_file_there
 from ckptool.errors import CkptoolError, UsageError
 from ckptool.hashes import sha256_of, sha256_of_file
 from ckptool.output import Output, write_at
@@ -46,7 +46,7 @@ def sidecar_hash(path: Where) -> str | None:
     if path.suffix == ".yaml" or not is_listed(path):
         return None
     beside = path.with_suffix(".yaml")
-    if not beside.is_file():
+    if not is_file_there(beside):
         return None
     with open_at(beside) as file:
         return sha256_of_file(file) if file.size <= MAX_SIZE else None

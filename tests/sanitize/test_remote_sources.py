@@ -263,6 +263,19 @@ def test_nonsense_is_answered_and_ends_nothing(question: bytes, lent: tuple[Lend
     assert store.open("sub/model.pt").size == len(lora())
 
 
+def test_what_is_asked_for_in_vain_is_not_kept_without_end(
+    lent: tuple[Lender, Borrowed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lender, store = lent
+    monkeypatch.setattr("ckptool.sanitize.lent.MAX_SHARDS", 20)
+    for number in range(50):
+        with pytest.raises(CkptoolError):
+            store.ask("open", f"sub/{number}")
+    assert len(lender.lent._failed) <= 21
+    with pytest.raises(Refused, match="asks for something that there is not"):
+        store.ask("open", "sub/\ud800")
+
+
 def test_what_takes_no_answer_ends_nothing(lent: tuple[Lender, Borrowed]) -> None:
     """Pipes, files, devices, and sockets that lead elsewhere; none of them stays open."""
     lender, store = lent

@@ -287,3 +287,11 @@ def test_sums_that_cannot_be_written_keep_nobody_from_hearing_of_the_files(tmp_p
     assert [report["action"] for report in run.reports()] == ["released"]
     assert run.problem is not None
     assert run.problem.exit_code == EXIT_REFUSED
+
+
+def test_a_name_as_long_as_there_are_keeps_its_file_from_nothing(tmp_path: Path) -> None:
+    """With the ending of the settings that may lie beside it, it would be longer than a name can be."""
+    name = "n" * 252 + ".pt"
+    done = sanitize(write(tmp_path / "up", {name: embedding()}), tmp_path / "out")
+    assert done.actions == {name: "released"}
+    assert sanitize(tmp_path / "up", tmp_path / "out").actions == {name: "skipped"}
