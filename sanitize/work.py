@@ -15,12 +15,13 @@ from ckptool.errors import CkptoolError, Refused, UsageError
 from ckptool.hashes import sha256_of
 from ckptool.identify.inspection import sidecar_of
 from ckptool.quantize.kernels import Overflowed
-from ckptool.report import Report, finding_data, plan_data, refusal_data
+from ckptool.report import Report, finding_data, plan_data
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.limits import source_size
 from ckptool.sanitize.policy import QUARANTINE, REFUSE
 from ckptool.sanitize.proof import prove
 from ckptool.sanitize.receipt import inputs_of, receipt_data, standing, write_receipt
+from ckptool.sanitize.refusal import refused_report
 from ckptool.sanitize.shape import PASSED_OVER
 from ckptool.sanitize.steps import NotAllowed, Steps, counted, identified
 from ckptool.tensor import Finding, Plan
@@ -142,9 +143,8 @@ def appearing(make: Callable[[bool], Plan]) -> Plan:
 def refused(job: Job, error: CkptoolError) -> Report:
     """The report of a file without an output; what earlier runs made of it goes too, since it no longer holds."""
     job.clear()
-    message = error.message if error.message.startswith(label(job)) else f"{label(job)}: {error.message}"
-    report = refusal_data(job.shown, message.replace(label(job), escape(job.shown, 1000)), error.hint)
-    report |= {"path": job.shown, "action": "refused", "verdict": "refused", "findings": [], "parity": None}
+    message = error.message.replace(label(job), escape(job.shown, 1000))
+    report = refused_report(job, Refused(message, error.hint))
     if is_index(job.path) or not job.path.is_file():
         return report
     found = scan_file(job.path)
