@@ -139,7 +139,6 @@ def ending(repo: str, commit: str, policy: Policy, taken: Sequence[Offer]) -> It
         yield "To check it, with the number of this pull request in place of N:"
         yield ""
         yield "```sh"
-        yield "pip install ckptool"
         yield from commands[:COMMANDS]
         yield "```"
         yield ""

@@ -17,8 +17,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from ckptool.convert.remote_hub import Hub
 from ckptool.sanitize.policy import Policy
 from ckptool.sanitize.pull_body import MOST, code, is_marked, title_of
+from ckptool.sanitize.pull_client import meaning
 from tests.convert.converting import Ran, ckptool
 from tests.convert.hub_server import COMMIT, TOKEN
 from tests.sanitize.hub_pulls import Pull, PullServer, hub_with_pulls
@@ -212,6 +214,7 @@ def test_no_name_of_a_file_reaches_a_shell(hub: PullServer) -> None:
     hub.files = {"a; rm -rf x.pt": embedding(), "$(id).pt": lora(), "plain.pt": trained()}
     run()
     commands = re.findall(r"^ckptool verify .*$", hub.pulls[0].body, re.M)
+    assert "pip install" not in hub.pulls[0].body  # of a name that anybody may register
     assert len(commands) == 1
     assert "plain.pt" in commands[0]
 
@@ -490,3 +493,8 @@ def test_an_upload_takes_the_same_memory_whatever_its_size(hub: PullServer, tmp_
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) * 1024)
     assert peaks[1] - peaks[0] < 1 << 24
+
+
+def test_where_xet_breaks_what_sends_without_it_is_named() -> None:
+    said = meaning(Hub("owner/model", ""), ConnectionError("Network error"), TOKEN)
+    assert "HF_HUB_DISABLE_XET=1" in str(said)
