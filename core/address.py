@@ -78,7 +78,8 @@ def source_of(text: str) -> Source:
     name = scheme[1].lower()
     if name not in SCHEMES:
         raise UsageError(
-            f"{shown}: nothing is read from {name}://", f"give a path, or {', '.join(s + '://…' for s in SCHEMES[:2])}"
+            f"{shown}: nothing is read from {name}://",
+            f"give a path, or {', '.join(s + '://…' for s in SCHEMES if s != 'http')}",
         )
     address = Address(name + text[len(scheme[1]) :])
     if len(text) > MAX_LENGTH or not text.isprintable():
