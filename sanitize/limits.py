@@ -21,7 +21,7 @@ DENOISE = 20
 FILES = 4096
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 # Variables that a child gets; everything else may be a credential.
 ENVIRONMENT = frozenset(
@@ -63,6 +63,13 @@ def leave_network() -> bool:
     except OSError:
         pass  # owned by nobody, it still reads and writes what it could before
     return True
+
+
+def adopt() -> None:
+    """Processes whose own parent ends become children of this one, whatever group they have gone to."""
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def die_with_parent() -> None:

@@ -14,11 +14,12 @@ import socket
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ckptool.sanitize import child
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.limits import leave_network, seconds_for
+from ckptool.sanitize.limits import adopt, leave_network, seconds_for
 from ckptool.sanitize.lock import NONE, locked
 
 INPUT, OUTPUT = 0, 1
@@ -67,6 +68,7 @@ class Gone(Exception):  # a message to the loop, no error for people
 
 def main() -> None:
     network = not leave_network()  # first: a process with several threads gets no user namespace
+    adopt()
     load()
     say(json.dumps({"network": network}).encode() + b"\n")
     gc.collect()
@@ -143,6 +145,7 @@ def forked(job: Job, *kept: int) -> Ended:
         os.close(ours)
         end(pid)
         _, status, usage = os.wait4(pid, 0)
+        end_adopted()
     return Ended(result, late, status, usage.ru_maxrss << 10, usage.ru_utime + usage.ru_stime)
 
 
@@ -179,6 +182,16 @@ def end(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with suppress(OSError):  # it has ended already, or leads no group yet
             kill(pid, signal.SIGKILL)
+
+
+def end_adopted() -> None:
+    """What has left the group: without its parent it is a child of this process, which has no other now."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with suppress(OSError):  # a kernel that does not list them
+        while numbers := children.read_text().split():
+            for pid in map(int, numbers):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

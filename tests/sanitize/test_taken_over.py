@@ -118,3 +118,23 @@ def test_a_receipt_that_was_made_up_is_none(key: str, value: object, tmp_path: P
     assert "Traceback" not in again.ran.err + verified.err
     assert verified.code == 1
     assert "is no receipt" in verified.err
+
+
+def test_no_process_outlives_its_file_whatever_group_it_goes_to(take: Take, tmp_path: Path) -> None:
+    take(
+        "import time\n"
+        "report = real(job)\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork():\n"
+        "        os._exit(0)\n"
+        "    os.closerange(3, 1000)\n"
+        "    open(os.path.join(job.out, 'began'), 'w').write(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "while not os.path.exists(os.path.join(job.out, 'began')):\n"
+        "    time.sleep(0.01)"
+    )
+    done = sanitize(write(tmp_path / "up", {"a.pt": embedding()}), tmp_path / "out")
+    assert done.actions == {"a.pt": "released"}
+    assert not Path("/proc", (tmp_path / "out" / "began").read_text()).exists()
