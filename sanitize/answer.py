@@ -3,16 +3,16 @@
 from ckptool.errors import Refused
 from ckptool.report import Report
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.receipt import standing
+from ckptool.sanitize.process.worker import Worker
+from ckptool.sanitize.receipts.receipt import standing
 from ckptool.sanitize.unread import unread
 from ckptool.sanitize.work import skipped
-from ckptool.sanitize.worker import Worker
 
 
 def answer(worker: Worker, job: Job) -> Report:
     """What becomes of one file: refused unseen, skipped as done already, or what its own process says."""
     if job.store:
-        from ckptool.sanitize.stored import stored  # with what it needs to reach a bucket
+        from ckptool.sanitize.bucket.stored import stored  # with what it needs to reach a bucket
 
         return stored(job, lambda staged: answer(worker, staged), worker.stopped)
     if job.problem:

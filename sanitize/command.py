@@ -18,9 +18,9 @@ from ckptool.report import Report, check_report, write_report
 from ckptool.sanitize.local import Local
 from ckptool.sanitize.policy import CHOICES
 from ckptool.sanitize.policy_file import read_policy
+from ckptool.sanitize.receipts.sign import Signer
 from ckptool.sanitize.run import Hands, Run, network_note, signature_note
 from ckptool.sanitize.sections import sections
-from ckptool.sanitize.sign import Signer
 from ckptool.sanitize.summary import append_summary
 from ckptool.sanitize.words import summary_lines, told_lines, worth
 from ckptool.text import escape
@@ -67,7 +67,7 @@ def hands_of(workers: int | None, cluster: str | None) -> Hands:
             "--workers is for this machine, and --cluster has others do it",
             "leave one out; `dask worker --nthreads N` says how many files a machine does at once",
         )
-    from ckptool.sanitize.cluster import Cluster
+    from ckptool.sanitize.cluster.cluster import Cluster
 
     return Cluster(cluster)
 
@@ -184,7 +184,7 @@ def command(
     for path in reports:
         check_report(path, sources)
     if pull_request:
-        from ckptool.sanitize.pull import check_pull
+        from ckptool.sanitize.pull.pull import check_pull
 
         check_pull(sources, out, shard)
     signer = Signer.read(key) if key is not None else None
@@ -214,7 +214,7 @@ def command(
                 click.echo(line, err=True)
     code = exit_code(done, count)
     if pull_request:
-        from ckptool.sanitize.pull_command import open_pulls
+        from ckptool.sanitize.pull.command import open_pulls
 
         failed = open_pulls(run, done, as_json, quiet)
         if failed is not None:

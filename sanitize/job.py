@@ -8,9 +8,9 @@ from typing import Any
 
 from ckptool.address import source_of
 from ckptool.convert.remote import Place, Where, located
-from ckptool.sanitize.borrowed import borrowed
 from ckptool.sanitize.names import QUARANTINE, receipt_of, signature_of
 from ckptool.sanitize.policy import Policy
+from ckptool.sanitize.process.borrowed import borrowed
 
 NAMES = ("kinds", "bases", "harmless")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ckptool.report import Report
 from ckptool.sanitize.answer import answer
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.worker import Worker
+from ckptool.sanitize.process.worker import Worker
 
 Answers = queue.SimpleQueue[Report | BaseException | None]
 

@@ -11,9 +11,9 @@ from ckptool.errors import UsageError
 from ckptool.output import Output, write_at
 from ckptool.report import Report
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.lock import sweep
-from ckptool.sanitize.sign import Signer
-from ckptool.sanitize.sums import SUMS, write_sums
+from ckptool.sanitize.process.lock import sweep
+from ckptool.sanitize.receipts.sign import Signer
+from ckptool.sanitize.receipts.sums import SUMS, write_sums
 from ckptool.sanitize.view import View
 from ckptool.text import escape
 
@@ -48,8 +48,8 @@ def outputs_at(place: Path | Address) -> Outputs:
     """Raises UsageError for an address that is none of a bucket, and where the extra for buckets is not installed."""
     if isinstance(place, Path):
         return InFolder(place)
-    from ckptool.sanitize.mirror import InBucket  # with what it needs to reach a bucket
-    from ckptool.sanitize.shelf import shelf_at
+    from ckptool.sanitize.bucket.mirror import InBucket  # with what it needs to reach a bucket
+    from ckptool.sanitize.bucket.shelf import shelf_at
 
     return InBucket(shelf_at(place.url))
 

@@ -10,10 +10,10 @@ from ckptool.address import Address
 from ckptool.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 from ckptool.options import FolderType
 from ckptool.report import SCHEMA_VERSION
-from ckptool.sanitize.check import check_folder, files_below, signatures
 from ckptool.sanitize.outputs import outputs_at
-from ckptool.sanitize.signature import Verifier
-from ckptool.sanitize.sums import receipts_in
+from ckptool.sanitize.receipts.check import check_folder, files_below, signatures
+from ckptool.sanitize.receipts.signature import Verifier
+from ckptool.sanitize.receipts.sums import receipts_in
 from ckptool.text import escape, plural
 
 

@@ -15,10 +15,10 @@ from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import targets_of
 from ckptool.sanitize.outputs import Outputs, outputs_at
 from ckptool.sanitize.policy import Policy
-from ckptool.sanitize.shape import PASSED_OVER
-from ckptool.sanitize.sign import Signer
+from ckptool.sanitize.receipts.shape import PASSED_OVER
+from ckptool.sanitize.receipts.sign import Signer
+from ckptool.sanitize.receipts.sums import SUMS
 from ckptool.sanitize.sources import items_of, share
-from ckptool.sanitize.sums import SUMS
 from ckptool.text import plural
 
 

@@ -3,7 +3,7 @@
 from ckptool.errors import CkptoolError, Unreachable
 from ckptool.report import Report
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.lock import clear
+from ckptool.sanitize.process.lock import clear
 from ckptool.sanitize.refusal import refused_report
 
 

@@ -17,12 +17,12 @@ from ckptool.identify.inspection import sidecar_of
 from ckptool.quantize.kernels import Overflowed
 from ckptool.report import Report, finding_data, plan_data
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.limits import source_size
 from ckptool.sanitize.policy import QUARANTINE, REFUSE
+from ckptool.sanitize.process.limits import source_size
 from ckptool.sanitize.proof import prove
-from ckptool.sanitize.receipt import inputs_of, receipt_data, standing, write_receipt
+from ckptool.sanitize.receipts.receipt import inputs_of, receipt_data, standing, write_receipt
+from ckptool.sanitize.receipts.shape import PASSED_OVER
 from ckptool.sanitize.refusal import refused_report
-from ckptool.sanitize.shape import PASSED_OVER
 from ckptool.sanitize.steps import NotAllowed, Steps, counted, identified
 from ckptool.tensor import Finding, Plan
 from ckptool.text import escape, size

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from ckptool.errors import UsageError
-from ckptool.sanitize.cluster import Cluster
+from ckptool.sanitize.cluster.cluster import Cluster
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.lock import END, locked
 from ckptool.sanitize.names import RECEIPT
 from ckptool.sanitize.policy import Policy
+from ckptool.sanitize.process.lock import END, locked
 from tests.convert.converting import ckptool
 from tests.sanitize.dask_cluster import NO_CKPTOOL, OTHER_VERSION, Dask, dask
 from tests.sanitize.sanitizing import COMMAND, children, embedding, evil, files_in, large, lora, sanitize, start, write
@@ -75,7 +75,7 @@ def test_a_child_on_a_cluster_has_no_credentials_and_nothing_open(cluster: Dask,
     assert looked["cwd"] == "/"
     assert not [path for path in looked["open"] if path.startswith("socket")]
     assert [path for path in looked["open"] if path.endswith(END)]
-    program = "from ckptool.sanitize.limits import leave_network; print(leave_network())"
+    program = "from ckptool.sanitize.process.limits import leave_network; print(leave_network())"
     possible = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert (looked["network"] != os.readlink("/proc/self/ns/net")) == (possible == "True\n")
 
@@ -228,7 +228,7 @@ def test_a_cluster_without_workers_is_told(tmp_path: Path) -> None:
 
 
 def test_an_address_where_no_scheduler_is_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptool.sanitize.cluster_client.CONNECT", 1.0)
+    monkeypatch.setattr("ckptool.sanitize.cluster.client.CONNECT", 1.0)
     up = write(tmp_path / "up", {"a.pt": embedding()})
     done = sanitize(up, tmp_path / "out", "--cluster", NOWHERE)
     assert done.ran.code == 2

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from ckptool.sanitize.lock import END
 from ckptool.sanitize.names import RECEIPT
+from ckptool.sanitize.process.lock import END
 from tests.convert.converting import ckptool
 from tests.sanitize.sanitizing import (
     children,
@@ -74,7 +74,7 @@ def test_a_child_has_no_credentials_no_network_and_nothing_open(
     assert looked["cwd"] == "/"
     assert looked["core"] == "0"
     assert not [path for path in looked["open"] if path.startswith("socket")]
-    program = "from ckptool.sanitize.limits import leave_network; print(leave_network())"
+    program = "from ckptool.sanitize.process.limits import leave_network; print(leave_network())"
     possible = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     apart = looked["network"] != os.readlink("/proc/self/ns/net")
     assert apart == (possible == "True\n"), "where the network can be taken away, it is"

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from ckptool.sanitize.landlock import version
+from ckptool.sanitize.process.landlock import version
 from tests.sanitize.sanitizing import lora, sanitize, trained, write
 
 PROGRAM = """
 import json, os, socket, sys
 from pathlib import Path
-from ckptool.sanitize.child import shut_in
+from ckptool.sanitize.process.child import shut_in
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.limits import die_with_parent
+from ckptool.sanitize.process.limits import die_with_parent
 from ckptool.sanitize.policy import Policy
-from ckptool.sanitize.server import load
+from ckptool.sanitize.process.server import load
 
 load()
 base, port = Path(sys.argv[1]), int(sys.argv[2])

@@ -14,7 +14,7 @@ from tests.sanitize.sanitizing import embedding, files_in, sanitize, start, writ
 
 # Read by every Python that is started: the system has no unnamed files, and what a file's process wrote stays unsynced.
 SITE = "import os, sys, time\nos.__dict__.pop('O_TMPFILE', None)\n"
-HANGING = "if 'ckptool.sanitize.server' in sys.orig_argv:\n    os.fsync = lambda fd: time.sleep(600)\n"
+HANGING = "if 'ckptool.sanitize.process.server' in sys.orig_argv:\n    os.fsync = lambda fd: time.sleep(600)\n"
 
 
 def until(there: Callable[[], bool]) -> None:

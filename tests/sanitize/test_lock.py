@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.lock import lock_of, locked, sweep
 from ckptool.sanitize.names import RECEIPT
 from ckptool.sanitize.policy import Policy
+from ckptool.sanitize.process.lock import lock_of, locked, sweep
 from tests.convert.converting import ckptool
 from tests.sanitize.sanitizing import children, embedding, files_in, lora, sanitize, start, write
 

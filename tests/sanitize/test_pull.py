@@ -19,8 +19,8 @@ from safetensors.torch import save
 
 from ckptool.convert.remote_hub import Hub
 from ckptool.sanitize.policy import Policy
-from ckptool.sanitize.pull_body import MOST, code, is_marked, title_of
-from ckptool.sanitize.pull_client import meaning
+from ckptool.sanitize.pull.body import MOST, code, is_marked, title_of
+from ckptool.sanitize.pull.client import meaning
 from tests.convert.converting import Ran, ckptool
 from tests.convert.hub_server import COMMIT, TOKEN
 from tests.sanitize.hub_pulls import Pull, PullServer, hub_with_pulls
@@ -471,8 +471,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 from ckptool.convert.remote_hub import Hub
-from ckptool.sanitize.pull_client import send
-from ckptool.sanitize.pull_files import Offer
+from ckptool.sanitize.pull.client import send
+from ckptool.sanitize.pull.files import Offer
 from ckptool.hashes import sha256_of
 path = Path(sys.argv[1])
 offer = Offer("a.pt", {}, path, sha256=sha256_of(path), goal="a.safetensors")

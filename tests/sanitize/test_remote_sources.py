@@ -13,9 +13,9 @@ import pytest
 from ckptool.address import source_of
 from ckptool.convert.remote import Place, located
 from ckptool.errors import CkptoolError, Refused, UsageError
-from ckptool.sanitize.borrowed import Borrowed, borrowed
-from ckptool.sanitize.lender import Lender
-from ckptool.sanitize.spool import Ranges, Spool
+from ckptool.sanitize.process.borrowed import Borrowed, borrowed
+from ckptool.sanitize.process.lender import Lender
+from ckptool.sanitize.process.spool import Ranges, Spool
 from ckptool.source import File
 from fixtures.models import lightning, state_dict
 from tests.convert.converting import ckptool
@@ -267,7 +267,7 @@ def test_what_is_asked_for_in_vain_is_not_kept_without_end(
     lent: tuple[Lender, Borrowed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lender, store = lent
-    monkeypatch.setattr("ckptool.sanitize.lent.MAX_SHARDS", 20)
+    monkeypatch.setattr("ckptool.sanitize.process.lent.MAX_SHARDS", 20)
     for number in range(50):
         with pytest.raises(CkptoolError):
             store.ask("open", f"sub/{number}")

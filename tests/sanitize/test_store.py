@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import s3fs
 
-from ckptool.sanitize.receipt_file import MOST
-from ckptool.sanitize.shelf import AT_ONCE, PART, shelf_at
-from ckptool.sanitize.stored import BEGIN, opened, sweep
+from ckptool.sanitize.bucket.shelf import AT_ONCE, PART, shelf_at
+from ckptool.sanitize.bucket.stored import BEGIN, opened, sweep
+from ckptool.sanitize.receipts.receipt_file import MOST
 from fixtures.tensors import noise
 from tests.convert.converting import Ran, ckptool
 from tests.sanitize.dask_cluster import dask

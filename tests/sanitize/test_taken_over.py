@@ -31,8 +31,8 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
 
 TAKEN = """\
 import os, sys
-if "ckptool.sanitize.server" in sys.orig_argv:
-    import ckptool.sanitize.child as child
+if "ckptool.sanitize.process.server" in sys.orig_argv:
+    import ckptool.sanitize.process.child as child
     real = child.sanitize
     def sanitize(job):
         return taken(job)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.landlock import confine, drop_rights
-from ckptool.sanitize.limits import die_with_parent, restrict
-from ckptool.sanitize.lock import NONE
+from ckptool.sanitize.process.landlock import confine, drop_rights
+from ckptool.sanitize.process.limits import die_with_parent, restrict
+from ckptool.sanitize.process.lock import NONE
 from ckptool.sanitize.work import sanitize
 
 MOST = 1 << 26

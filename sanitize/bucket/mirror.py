@@ -14,13 +14,13 @@ from ckptool.address import NO_NAMES, Source
 from ckptool.errors import CkptoolError, Unreachable, UsageError
 from ckptool.hashes import sha256_of_file
 from ckptool.report import Report
+from ckptool.sanitize.bucket.shelf import AT_ONCE, Shelf, Stored
+from ckptool.sanitize.bucket.stored import name_of, unstored
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import RECEIPT, SIGNATURE, receipt_of, signature_of
-from ckptool.sanitize.receipt_file import MOST
-from ckptool.sanitize.shelf import AT_ONCE, Shelf, Stored
-from ckptool.sanitize.sign import Signer
-from ckptool.sanitize.stored import name_of, unstored
-from ckptool.sanitize.sums import SUMS, sums_of
+from ckptool.sanitize.receipts.receipt_file import MOST
+from ckptool.sanitize.receipts.sign import Signer
+from ckptool.sanitize.receipts.sums import SUMS, sums_of
 from ckptool.sanitize.view import View
 
 TRIES = 20

@@ -10,7 +10,7 @@ from ckptool.convert.folders import MAX_SHARDS, is_index
 from ckptool.convert.remote import Place, Stated, open_at
 from ckptool.convert.remote_web import stated_of
 from ckptool.errors import CkptoolError, OverBudget, Refused, Truncated
-from ckptool.sanitize.spool import Spool
+from ckptool.sanitize.process.spool import Spool
 
 
 class Lent:

@@ -6,7 +6,7 @@ import click
 
 from ckptool.errors import CkptoolError
 from ckptool.report import Report
-from ckptool.sanitize.pull import batches, failed_data, pull
+from ckptool.sanitize.pull.pull import batches, failed_data, pull
 from ckptool.sanitize.run import Run
 
 

@@ -14,7 +14,7 @@ from ckptool.output import Output, write_at
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import receipt_of
-from ckptool.sanitize.receipt_file import read_receipt
+from ckptool.sanitize.receipts.receipt_file import read_receipt
 from ckptool.source import Distant, File
 from ckptool.tensor import Plan
 from ckptool.text import escape

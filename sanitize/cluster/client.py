@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckptool import __version__
 from ckptool.errors import Refused, UsageError
-from ckptool.sanitize.cluster_task import leave, look
+from ckptool.sanitize.cluster.task import leave, look
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.lock import BEGIN, END, NONE, taken
-from ckptool.sanitize.sums import SUMS
+from ckptool.sanitize.process.lock import BEGIN, END, NONE, taken
+from ckptool.sanitize.receipts.sums import SUMS
 from ckptool.text import escape
 
 if TYPE_CHECKING:

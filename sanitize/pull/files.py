@@ -11,7 +11,7 @@ from ckptool.convert.remote import Stated
 from ckptool.errors import CkptoolError
 from ckptool.report import Report
 from ckptool.sanitize.names import INDEX, long, receipt_of
-from ckptool.sanitize.receipt_file import read_receipt
+from ckptool.sanitize.receipts.receipt_file import read_receipt
 from ckptool.sanitize.words import changes, worth
 from ckptool.text import CUT, escape
 

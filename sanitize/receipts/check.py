@@ -10,10 +10,10 @@ from ckptool.errors import CkptoolError, Malformed
 from ckptool.hashes import sha256_of
 from ckptool.report import Report
 from ckptool.sanitize.names import QUARANTINE, RECEIPT, SIGNATURE, signature_of
-from ckptool.sanitize.receipt_file import MOST, files_of, output_of, read_small, receipt_in, why
-from ckptool.sanitize.signature import MOST as MOST_OF_SIGNATURE
-from ckptool.sanitize.signature import Verifier
-from ckptool.sanitize.sums import SUMS, line
+from ckptool.sanitize.receipts.receipt_file import MOST, files_of, output_of, read_small, receipt_in, why
+from ckptool.sanitize.receipts.signature import MOST as MOST_OF_SIGNATURE
+from ckptool.sanitize.receipts.signature import Verifier
+from ckptool.sanitize.receipts.sums import SUMS, line
 from ckptool.text import escape
 
 Hashed = Callable[[Path], str]

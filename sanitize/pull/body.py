@@ -12,7 +12,7 @@ from ckptool import __version__
 from ckptool.report import Report
 from ckptool.report_page import cell
 from ckptool.sanitize.policy import Policy
-from ckptool.sanitize.pull_files import Offer
+from ckptool.sanitize.pull.files import Offer
 from ckptool.sanitize.words import changes, parity, what_it_is, worth
 from ckptool.text import escape, plural
 

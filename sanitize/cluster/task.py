@@ -13,7 +13,7 @@ from ckptool import __version__
 from ckptool.errors import CkptoolError
 from ckptool.sanitize.answer import answer
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.worker import Worker
+from ckptool.sanitize.process.worker import Worker
 from ckptool.text import escape
 
 IDLE = 300.0
@@ -101,8 +101,8 @@ def unfit(asked: dict[str, Any]) -> str:
     if unwritable is not None:
         return f"cannot write to {escape(unwritable, 1000)}"
     if asked.get("store"):
-        from ckptool.sanitize.shelf import shelf_at
-        from ckptool.sanitize.sums import SUMS
+        from ckptool.sanitize.bucket.shelf import shelf_at
+        from ckptool.sanitize.receipts.sums import SUMS
 
         try:
             shelf_at(asked["store"]).size(SUMS)

@@ -77,7 +77,7 @@ def is_at(lock: int, path: Path) -> bool:
 def clear(job: Job) -> None:
     """Remove what was made of a source, unless another process is at it: then that one decides what stands there."""
     if job.store:
-        from ckptool.sanitize.stored import clear_bucket  # with what it needs to reach a bucket
+        from ckptool.sanitize.bucket.stored import clear_bucket  # with what it needs to reach a bucket
 
         clear_bucket(job)
         return

@@ -17,7 +17,7 @@ from typing import Any
 
 from ckptool.convert.remote import Place
 from ckptool.errors import CkptoolError, Refused
-from ckptool.sanitize.lent import Lent
+from ckptool.sanitize.process.lent import Lent
 from ckptool.source import Distant
 
 MOST_REQUEST = 1 << 14

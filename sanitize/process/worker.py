@@ -12,16 +12,16 @@ from typing import IO, Any
 from ckptool.errors import CkptoolError, Refused
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.lender import Lender
-from ckptool.sanitize.limits import environment
-from ckptool.sanitize.lock import clear
-from ckptool.sanitize.shape import is_report, is_word
+from ckptool.sanitize.process.lender import Lender
+from ckptool.sanitize.process.limits import environment
+from ckptool.sanitize.process.lock import clear
+from ckptool.sanitize.receipts.shape import is_report, is_word
 from ckptool.sanitize.unread import unread
 from ckptool.text import escape
 
 TRIES = 3
 """Servers that may die under one file before it is told as crashed."""
-COMMAND = (sys.executable, "-m", "ckptool.sanitize.server")
+COMMAND = (sys.executable, "-m", "ckptool.sanitize.process.server")
 
 
 class Died(Exception):  # a message from a server's pipe to its worker, no error for people

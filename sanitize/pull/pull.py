@@ -13,10 +13,10 @@ from ckptool.errors import CkptoolError, Refused, Unreachable, UsageError
 from ckptool.report import SCHEMA_VERSION, Report
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.policy import Policy
-from ckptool.sanitize.pull_body import body_of, title_of
-from ckptool.sanitize.pull_client import send
-from ckptool.sanitize.pull_files import Done, Offer, offers_of
-from ckptool.sanitize.pull_found import Found, found_pull, page_of, same_files
+from ckptool.sanitize.pull.body import body_of, title_of
+from ckptool.sanitize.pull.client import send
+from ckptool.sanitize.pull.files import Done, Offer, offers_of
+from ckptool.sanitize.pull.found import Found, found_pull, page_of, same_files
 from ckptool.text import escape, plural
 
 MAIN = "main"

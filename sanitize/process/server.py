@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptool.sanitize import child
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.limits import adopt, leave_network, seconds_for
-from ckptool.sanitize.lock import NONE, locked
+from ckptool.sanitize.process import child
+from ckptool.sanitize.process.limits import adopt, leave_network, seconds_for
+from ckptool.sanitize.process.lock import NONE, locked
 
 INPUT, OUTPUT = 0, 1
 BLOCK = 1 << 16

@@ -9,8 +9,8 @@ from pathlib import Path
 from ckptool.errors import Malformed
 from ckptool.output import Output, write_at
 from ckptool.sanitize.names import RECEIPT, signature_of
-from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in
-from ckptool.sanitize.sign import Signer
+from ckptool.sanitize.receipts.receipt_file import MOST, files_of, read_small, receipt_in
+from ckptool.sanitize.receipts.sign import Signer
 
 SUMS = "SHA256SUMS"
 

@@ -7,8 +7,8 @@ from typing import Any
 from ckptool.convert.remote_hub import Hub
 from ckptool.errors import Refused, UsageError
 from ckptool.sanitize.policy import Policy
-from ckptool.sanitize.pull_body import is_marked, title_of
-from ckptool.sanitize.pull_files import Offer
+from ckptool.sanitize.pull.body import is_marked, title_of
+from ckptool.sanitize.pull.files import Offer
 from ckptool.text import escape
 
 MOST_PAGES, MOST_CHECKED = 200, 50

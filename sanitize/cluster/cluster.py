@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from ckptool.errors import Refused
 from ckptool.report import Report
-from ckptool.sanitize.cluster_client import AGAIN, Asked, check_fit, connected, left, lost
-from ckptool.sanitize.cluster_task import run_job
+from ckptool.sanitize.cluster.client import AGAIN, Asked, check_fit, connected, left, lost
+from ckptool.sanitize.cluster.task import run_job
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.worker import crashed
+from ckptool.sanitize.process.worker import crashed
 from ckptool.text import escape
 
 if TYPE_CHECKING:

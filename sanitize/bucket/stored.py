@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ckptool.errors import CkptoolError, Malformed, Refused
 from ckptool.report import Report
+from ckptool.sanitize.bucket.shelf import Shelf, ended, shelf_at
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import receipt_of, signature_of
-from ckptool.sanitize.receipt_file import MOST, files_of, read_small, receipt_in, regular
+from ckptool.sanitize.receipts.receipt_file import MOST, files_of, read_small, receipt_in, regular
 from ckptool.sanitize.refusal import refused_report
-from ckptool.sanitize.shelf import Shelf, ended, shelf_at
 from ckptool.text import escape
 
 BEGIN = "ckptool-store-"

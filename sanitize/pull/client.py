@@ -12,7 +12,7 @@ from ckptool.convert.remote_http import PASSING, SECONDS, origin_of
 from ckptool.convert.remote_hub import LOGIN, Hub
 from ckptool.convert.remote_patience import Passing
 from ckptool.errors import CkptoolError, Refused, Unreachable
-from ckptool.sanitize.pull_files import Offer
+from ckptool.sanitize.pull.files import Offer
 from ckptool.text import escape
 
 TIMES = {"connect": 30.0, "write": 60.0, "read": 300.0, "pool": 30.0}

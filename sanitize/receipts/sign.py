@@ -10,10 +10,10 @@ from ckptool.errors import Malformed, UsageError
 from ckptool.output import Output, write_at
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.names import receipt_of, signature_of
-from ckptool.sanitize.receipt import is_for
-from ckptool.sanitize.receipt_file import MOST as MOST_OF_RECEIPT
-from ckptool.sanitize.receipt_file import read_small, receipt_in
-from ckptool.sanitize.signature import CURVES, MOST, NO_KEY, Verifier, as_signed, check_extra, plain, read_key
+from ckptool.sanitize.receipts.receipt import is_for
+from ckptool.sanitize.receipts.receipt_file import MOST as MOST_OF_RECEIPT
+from ckptool.sanitize.receipts.receipt_file import read_small, receipt_in
+from ckptool.sanitize.receipts.signature import CURVES, MOST, NO_KEY, Verifier, as_signed, check_extra, plain, read_key
 from ckptool.text import escape
 
 PASSWORD = "CKPTOOL_SIGN_PASSWORD"

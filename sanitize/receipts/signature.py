@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptool.errors import UsageError
-from ckptool.sanitize.receipt_file import read_small, why
+from ckptool.sanitize.receipts.receipt_file import read_small, why
 from ckptool.text import escape
 
 MOST = 1 << 20

@@ -11,7 +11,7 @@ from ckptool.convert.destination import ENDING
 from ckptool.errors import Malformed, UsageError
 from ckptool.report import Report
 from ckptool.sanitize.names import RECEIPT
-from ckptool.sanitize.shape import is_changed, is_count, is_hash, is_judged
+from ckptool.sanitize.receipts.shape import is_changed, is_count, is_hash, is_judged
 from ckptool.text import escape
 
 MOST = 1 << 26

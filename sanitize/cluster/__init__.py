@@ -1,0 +1,1 @@
+"""The machines of a Dask scheduler do the jobs."""

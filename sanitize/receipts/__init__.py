@@ -1,0 +1,1 @@
+"""Receipts, sums and signatures: what proves that an output is what was made."""
