@@ -173,6 +173,7 @@ def files_of(answer: Any) -> dict[str, Stated]:
         and entry.get("type") == "file"
         and isinstance(entry.get("path"), str)
         and type(entry.get("size")) is int
+        and entry["size"] >= 0
         and not NO_NAMES & set(entry["path"].split("/"))
     }
 

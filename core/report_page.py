@@ -6,6 +6,8 @@ from collections import Counter
 from ckptool.report import Report, Sections
 from ckptool.text import escape as printable
 
+MANY = 20
+"""Tensors that were left out for one reason are named up to this number."""
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
 body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
@@ -62,7 +64,20 @@ def facts(report: Report) -> list[str]:
             f"Output: {output['path']} ({output['bytes']:,} bytes, sha256 {output['sha256'] or 'not computed'})"
         )
         lines.append(f"Tensors kept: {report['kept']:,}")
-    lines += [f"Dropped: {item['name']}: {item['reason']}" for item in report.get("dropped", ())]
+    return lines + dropped(report)
+
+
+def dropped(report: Report) -> list[str]:
+    """One by one, or in sum where one reason holds for many."""
+    names: dict[str, list[str]] = {}
+    for item in report.get("dropped", ()):
+        names.setdefault(item["reason"], []).append(item["name"])
+    lines: list[str] = []
+    for reason, some in names.items():
+        if len(some) > MANY:
+            lines.append(f"Dropped: {len(some):,}, such as {some[0]}: {reason}")
+        else:
+            lines += [f"Dropped: {name}: {reason}" for name in some]
     return lines
 
 

@@ -25,6 +25,7 @@ from ckptool.sanitize.summary import append_summary
 from ckptool.sanitize.words import summary_lines, told_lines, worth
 from ckptool.text import escape
 
+COMMANDS = ("::", "##[")
 COLOURS = {"clean": "green", "disarmed": "yellow", "quarantined": "yellow", "refused": "red", "crashed": "red"}
 
 
@@ -67,7 +68,10 @@ def hands_of(workers: int | None, cluster: str | None) -> Hands:
             "--workers is for this machine, and --cluster has others do it",
             "leave one out; `dask worker --nthreads N` says how many files a machine does at once",
         )
+    from ckptool.sanitize.cluster.client import check_extra
     from ckptool.sanitize.cluster.cluster import Cluster
+
+    check_extra()
 
     return Cluster(cluster)
 
@@ -226,7 +230,9 @@ def show(report: Report, verbose: bool, to_stderr: bool) -> None:
     """A line for the file, and what was found in it."""
     word = worth(report)
     told = click.style(word, fg=COLOURS[word], bold=True)
-    click.echo(f"{escape(str(report['path']), 1000)}: {told}", err=to_stderr)
+    shown = escape(str(report["path"]), 1000)
+    # A name must not be a command to the service that runs this, which reads them at the begin of a line.
+    click.echo(f"{'./' * shown.startswith(COMMANDS)}{shown}: {told}", err=to_stderr)
     for line in told_lines(report, verbose):
         click.echo(f"  {escape(line, LONGEST)}", err=to_stderr)  # of a process that a file may have taken over
 

@@ -63,15 +63,22 @@ def sources_of(jobs: Sequence[Job]) -> list[str]:
     return [str(job.path) for job in jobs if isinstance(job.path, Path) and os.path.lexists(job.path)]
 
 
+def check_extra() -> None:
+    """Raises UsageError where Dask is not installed."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise UsageError("--cluster needs Dask", "pip install 'ckptool[cluster]'") from error
+
+
 @contextmanager
 def connected(address: str) -> "Iterator[Client]":
     """A client of the scheduler. Raises UsageError when there is none, or Dask is not installed."""
-    try:
-        import dask
-        from distributed import Client
-        from distributed.security import Security
-    except ImportError as error:
-        raise UsageError("--cluster needs Dask", "pip install 'ckptool[cluster]'") from error
+    check_extra()
+    import dask
+    from distributed import Client
+    from distributed.security import Security
+
     hush()
     dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT:.0f}s"})
     security = Security()

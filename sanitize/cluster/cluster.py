@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import Refused
 from ckptool.report import Report
@@ -17,6 +17,7 @@ from ckptool.sanitize.cluster.client import AGAIN, Asked, check_fit, connected, 
 from ckptool.sanitize.cluster.task import run_job
 from ckptool.sanitize.job import Job
 from ckptool.sanitize.process.worker import crashed
+from ckptool.sanitize.receipts.shape import is_report
 from ckptool.text import escape
 
 if TYPE_CHECKING:
@@ -145,18 +146,21 @@ class Flow:
         """The report, or None for a job that was handed out again. Raises Refused when the run cannot go on."""
         if text is None:
             return self.failed(sent)
-        found = json.loads(text)
+        found = answer_in(text)
         if "report" in found:
-            self.cluster.network |= found["network"]
-            return dict(found["report"])
-        where = escape(found["where"])
+            self.cluster.network |= found.get("network") is True
+            whole = is_report(found["report"], sent.job)
+            return found["report"] if whole else crashed(sent.job, "its worker gave no report that can be read", None)
+        where = escape(str(found.get("where")), 200)
         if "error" in found:
-            message, hint = found["error"]
+            told = found["error"] if isinstance(found["error"], list) else []
+            message, hint = (escape(str(one), 1000) for one in (*told, "failed", "its log says why")[:2])
             raise Refused(f"{where}: {message}", hint)
         if sent.tries < TRIES and not there(sent.job):  # a source that has gone: the job says so itself
             self.send(sent.job, sent.tries + 1)
             return None
-        raise Refused(f"{where}: this worker {found['unfit']}", "mend or stop it, and run it again")
+        unfit = escape(str(found.get("unfit", "gives answers that cannot be read")), 1000)
+        raise Refused(f"{where}: this worker {unfit}", "mend or stop it, and run it again")
 
     def failed(self, sent: Sent) -> Report | None:
         """What becomes of a job that Dask has no answer for: mostly, its worker was killed, whatever the file is."""
@@ -174,6 +178,15 @@ class Flow:
             self.send(sent.job, sent.tries + 1)
             return None
         return crashed(sent.job, "the workers that had it were killed, time and again", None)
+
+
+def answer_in(text: str) -> dict[str, Any]:
+    """What a worker says; nothing where that is nothing that one says."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def there(job: Job) -> bool:

@@ -14,6 +14,7 @@ from ckptool.source import File, expect
 from ckptool.text import escape
 
 PIECE = 1 << 18
+MOST = 1 << 20
 
 
 class Spool:
@@ -92,6 +93,8 @@ class Ranges:
         self._ends: list[int] = []
 
     def add(self, start: int, end: int) -> None:
+        if len(self._starts) > MOST:
+            return  # no model is read in so many pieces: what comes now is asked for again
         first = bisect_right(self._starts, start)
         if first and self._ends[first - 1] >= start:
             first -= 1

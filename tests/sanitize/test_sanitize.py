@@ -295,3 +295,19 @@ def test_a_name_as_long_as_there_are_keeps_its_file_from_nothing(tmp_path: Path)
     done = sanitize(write(tmp_path / "up", {name: embedding()}), tmp_path / "out")
     assert done.actions == {name: "released"}
     assert sanitize(tmp_path / "up", tmp_path / "out").actions == {name: "skipped"}
+
+
+def test_a_name_is_no_command_to_the_service_that_runs_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"::add-mask::x.pt": embedding(), "##[error]y.pt": embedding()})
+    monkeypatch.chdir(tmp_path)
+    ran = ckptool("sanitize", "*.pt", "--out", "out")
+    assert ran.code == 0
+    assert not [line for line in (ran.out + ran.err).splitlines() if line.lstrip().startswith(("::", "##["))]
+
+
+def test_in_markdown_many_tensors_that_were_left_out_are_a_line(tmp_path: Path) -> None:
+    up = write(tmp_path / "up", {"t.ckpt": trained()})
+    sanitize(up, tmp_path / "out", "--report", tmp_path / "report.md")
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("- Dropped: ")]) < 20
+    assert any("Dropped: 688, such as " in line for line in lines)
