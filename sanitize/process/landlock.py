@@ -9,6 +9,7 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -57,11 +58,13 @@ def confine(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
     return True
 
 
-def python() -> set[Path]:
-    """Where modules are imported from, those of an editable install too."""
-    folders = {path for module in list(sys.modules.values()) for path in getattr(module, "__path__", ())}
+@cache
+def python() -> frozenset[Path]:
+    """Where modules are imported from, of an editable install too: looked up once, before any process of a file is."""
+    paths = [getattr(module, "__path__", ()) for module in list(sys.modules.values())]
+    folders = {path for some in paths if isinstance(some, list) for path in some}
     folders |= {path for path in sys.path if path} | {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib")}
-    return {Path(folder) for folder in folders if isinstance(folder, str)}
+    return frozenset(Path(folder) for folder in folders if isinstance(folder, str))
 
 
 def allow(ruleset: int, path: Path, rights: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptool.sanitize.job import Job
-from ckptool.sanitize.process import child
+from ckptool.sanitize.process import child, landlock
 from ckptool.sanitize.process.limits import adopt, leave_network, seconds_for
 from ckptool.sanitize.process.lock import NONE, locked
 
@@ -95,6 +95,7 @@ def load() -> None:
     import ckptool.verify.explain
     import ckptool.verify.outcome  # noqa: F401
 
+    landlock.python()
     gc.set_threshold(500_000, 20, 20)
 
 
