@@ -96,14 +96,14 @@ def test_a_hypernetwork(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["h.pt"]
 
 
-@pytest.mark.parametrize("ending", ["json", "html", "md"])
-def test_a_report_is_whole_or_not_there(ending: str, tmp_path: Path) -> None:
-    """A write that stops short is no error to the system."""
+@pytest.mark.parametrize(("ending", "limit"), [("json", 500_000), ("html", 1_000), ("md", 200)])
+def test_a_report_is_whole_or_not_there(ending: str, limit: int, tmp_path: Path) -> None:
+    """A write that stops short is no error to the system. People's reports are short, and the output is shorter."""
     torch.save(
         {"state_dict": {"w": torch.ones(1)}, **{f"n{i:05} {'x' * 60}": {"a": i} for i in range(9_000)}},
         tmp_path / "m.pt",
     )
-    ran = with_little_room("convert", tmp_path / "m.pt", "-q", "--report", tmp_path / f"r.{ending}", limit=500_000)
+    ran = with_little_room("convert", tmp_path / "m.pt", "-q", "--report", tmp_path / f"r.{ending}", limit=limit)
     assert ran.returncode == 3, ran
     assert not (tmp_path / f"r.{ending}").exists()
 
