@@ -16,7 +16,7 @@ from ckptool.options import FolderType, SourceType, report_path
 from ckptool.progress import bar
 from ckptool.report import Report, check_report, write_report
 from ckptool.sanitize.local import Local
-from ckptool.sanitize.policy import CHOICES
+from ckptool.sanitize.policy import CHOICES, Policy
 from ckptool.sanitize.policy_file import read_policy
 from ckptool.sanitize.receipts.sign import Signer
 from ckptool.sanitize.run import Hands, Run, network_note, signature_note
@@ -180,21 +180,14 @@ def command(
     Exit codes: 0 all released clean, 1 something disarmed or quarantined, 2 usage,
     3 something refused or crashed.
     """
-    policy = read_policy(policy_file, {name: value for name, value in given.items() if value not in (None, ())})
-    if policy.verify == "denoise":
-        from ckptool.verify.search_command import check_extra
-
-        check_extra("--verify denoise")
+    policy = policy_of(policy_file, given)
     for path in reports:
         check_report(path, sources)
     if pull_request:
         from ckptool.sanitize.pull.pull import check_pull
 
         check_pull(sources, out, shard)
-    signer = Signer.read(key) if key is not None else None
-    if signer is not None and signer.note and not quiet:
-        click.echo(signer.note, err=True)
-    run = Run(sources, out, policy, hands_of(workers, cluster), shard, force, signer)
+    run = Run(sources, out, policy, hands_of(workers, cluster), shard, force, signer_of(key, quiet))
     count = run.prepare()
     done: list[Report] = []
     drawn = sys.stderr.isatty() and not (quiet or no_progress)
@@ -224,6 +217,23 @@ def command(
         if failed is not None:
             raise failed
     sys.exit(code)
+
+
+def policy_of(file: Path | None, given: dict[str, Any]) -> Policy:
+    """The policy. Raises UsageError where it asks for what is not installed."""
+    policy = read_policy(file, {name: value for name, value in given.items() if value not in (None, ())})
+    if policy.verify == "denoise":
+        from ckptool.verify.search_command import check_extra
+
+        check_extra("--verify denoise")
+    return policy
+
+
+def signer_of(key: Path | None, quiet: bool) -> Signer | None:
+    signer = Signer.read(key) if key is not None else None
+    if signer is not None and signer.note and not quiet:
+        click.echo(signer.note, err=True)
+    return signer
 
 
 def show(report: Report, verbose: bool, to_stderr: bool) -> None:
