@@ -19,7 +19,7 @@ from ckptool.sanitize.names import RECEIPT
 from ckptool.sanitize.policy import Policy
 from ckptool.sanitize.process.lock import END, locked
 from tests.convert.converting import ckptool
-from tests.sanitize.dask_cluster import NO_CKPTOOL, OTHER_VERSION, Dask, dask
+from tests.sanitize.dask_cluster import NO_CKPTOOL, OTHER_VERSION, WORKER, Dask, dask
 from tests.sanitize.sanitizing import COMMAND, children, embedding, evil, files_in, large, lora, sanitize, start, write
 from tests.sanitize.test_crashes import LIMITS, alive, check_whole, look
 
@@ -250,3 +250,21 @@ def test_an_option_that_cannot_be_meant_is_a_usage_error(options: tuple[str, ...
     done = sanitize(up, tmp_path / "out", *options)
     assert done.ran.code == 2
     assert told in done.ran.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [("nonsense", "cannot be read"), ("[]", "cannot be read"), ('{"error": 5}', "failed"), ('{"unfit": 5}', "5"),
+     ('{"report": {"action": "released"}}', "gave no report"), ('{"report": 1}', "gave no report")],
+)  # fmt: skip
+def test_a_worker_may_answer_anything(answer: str, told: str, tmp_path: Path) -> None:
+    """One that somebody else has taken over: the run ends in words, and nothing of it is released."""
+    program = f"import ckptool.sanitize.cluster.task as task; task.run_job = lambda _: {answer!r}; " + WORKER
+    up = write(tmp_path / "up", {"a.pt": embedding()})
+    with dask(tmp_path / "dask", workers=0) as own:
+        own.start_worker(program)
+        ran = ckptool("sanitize", up, "--out", tmp_path / "out", "--cluster", own.address)
+    assert ran.code == 3, ran.err
+    assert told in ran.out + ran.err
+    assert "Traceback" not in ran.err
+    assert not list((tmp_path / "out").glob("*.safetensors"))
