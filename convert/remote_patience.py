@@ -69,8 +69,9 @@ def pause_of(patience: Patience, error: Passing, in_a_row: int) -> float | None:
 
 
 def later(error: Passing) -> str:
-    wait = "" if error.wait is None else f" in {error.wait:,.0f} s"
-    return f"it was tried several times: run it again{wait or ' later'}"
+    if error.wait is not None:
+        return f"it was tried several times: run it again in {error.wait:,.0f} s"
+    return "it was tried several times: check the address and the network, or run it again later"
 
 
 def patiently(ask: Callable[[], T], label: str, patience: Patience) -> T:
